@@ -1,0 +1,1 @@
+"""WHO: cases, cohorts, splits, readers (one layout a file). No torch."""

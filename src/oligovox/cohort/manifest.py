@@ -1,0 +1,192 @@
+"""Case and Cohort: who there is, with which sequences and labels, and where the files are. No voxel is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from oligovox.cohort.modalities import canonical
+from oligovox.errors import CohortError
+from oligovox.files import inside, read_json, read_tsv, write_json, write_tsv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One imaging session of one person.
+
+    Attributes:
+        subject: pseudonymous identifier without 'sub-'; splits are drawn on this, never on the session.
+        session: label of the visit without 'ses-', '' where there is only one.
+        images: modality (canonical name) → NIfTI file; any non-empty subset of the sequences.
+        label: lesion mask on the grid of one of the images, or None where nobody drew one.
+        brain: brain mask, or None.
+        dataset: which cohort the case comes from ('' in a cohort of one source).
+        info: further columns of participants.tsv (age, site, …), as text.
+
+    Raises:
+        CohortError: no image is given, or a name could escape from a folder.
+        SettingsError: a modality name is not known.
+    """
+
+    subject: str
+    session: str = ""
+    images: Mapping[str, Path]
+    label: Path | None = None
+    brain: Path | None = None
+    dataset: str = ""
+    info: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for part in (self.subject, self.session, self.dataset):
+            if not all(c.isascii() and (c.isalnum() or c in "+-_.") for c in part) or part.startswith("."):
+                raise CohortError(
+                    f"'{part}' cannot be a subject, session or dataset name; use letters, digits, '-', '+', '_', '.'"
+                )
+        if not self.subject:
+            raise CohortError("a case has no subject name")
+        if not self.images:
+            raise CohortError(f"{self.name}: no image; every case needs at least one sequence")
+        object.__setattr__(self, "images", {canonical(name): path for name, path in self.images.items()})
+
+    @property
+    def name(self) -> str:
+        """'sub-01' or 'sub-01_ses-1', with the dataset before it where there is one: unique in a cohort."""
+        session = f"_ses-{self.session}" if self.session else ""
+        dataset = f"{self.dataset}_" if self.dataset else ""
+        return f"{dataset}sub-{self.subject}{session}"
+
+    @property
+    def person(self) -> str:
+        """What a split is drawn on: the subject, with the dataset before it where there is one."""
+        return f"{self.dataset}_{self.subject}" if self.dataset else self.subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Cases with one label scheme; on disk a TSV (one row a case) and a JSON sidecar of the same stem.
+
+    Attributes:
+        cases: in order of name; names are unique.
+        labels: foreground class name → value in the label files; 0 is background and not listed.
+        name: for messages and the report.
+
+    Raises:
+        CohortError: empty, or two cases of the same name.
+    """
+
+    cases: tuple[Case, ...]
+    labels: Mapping[str, int] = field(default_factory=lambda: {"lesion": 1})
+    name: str = "cohort"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cases", tuple(sorted(self.cases, key=lambda case: case.name)))
+        if not self.cases:
+            raise CohortError(f"{self.name}: no case; expected at least one session with a NIfTI image")
+        names = [case.name for case in self.cases]
+        for first, second in zip(names, names[1:], strict=False):
+            if first == second:
+                raise CohortError(f"{self.name}: '{first}' is listed twice; every session needs a name of its own")
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Every sequence that some case has, sorted."""
+        return tuple(sorted({name for case in self.cases for name in case.images}))
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Everyone in the cohort, sorted; one person can have several cases."""
+        return tuple(sorted({case.person for case in self.cases}))
+
+    @property
+    def labelled(self) -> tuple[Case, ...]:
+        """Cases with a label file."""
+        return tuple(case for case in self.cases if case.label)
+
+    def of(self, people: Iterable[str]) -> tuple[Case, ...]:
+        """The cases of these people.
+
+        Raises:
+            CohortError: someone is not in the cohort.
+        """
+        wanted = set(people)
+        if missing := sorted(wanted - set(self.people)):
+            raise CohortError(f"{self.name}: no subject '{missing[0]}'; there are {', '.join(self.people[:8])} …")
+        return tuple(case for case in self.cases if case.person in wanted)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (.tsv) and its .json sidecar; file paths relative to the table where they lie below it."""
+        home = path.parent.resolve()
+        columns = ["subject", "session", "dataset", *self.modalities, "label", "brain"]
+        extra = sorted({key for case in self.cases for key in case.info})
+        rows = [
+            {"subject": c.subject, "session": c.session, "dataset": c.dataset, **c.info}
+            | {k: _relative(p, home) for k, p in {**c.images, "label": c.label, "brain": c.brain}.items() if p}
+            for c in self.cases
+        ]
+        write_tsv(path, rows, [*columns, *extra])
+        write_json(
+            path.with_suffix(".json"),
+            {
+                "Name": self.name,
+                "Labels": dict(self.labels),
+                "Modalities": list(self.modalities),
+                "Info": extra,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Cohort:
+        """Read what `save` wrote; the table may point to files below its own folder or, with absolute paths, elsewhere.
+
+        Raises:
+            CohortError: table or sidecar missing or malformed; a listed file is missing.
+        """
+        sidecar = read_json(path.with_suffix(".json"))
+        cases = []
+        for row in read_tsv(path):
+            files = {k: _resolve(path, row[k]) for k in (*sidecar["Modalities"], "label", "brain") if row.get(k)}
+            label, brain = files.pop("label", None), files.pop("brain", None)
+            info = {k: row[k] for k in sidecar["Info"] if row.get(k)}
+            cases.append(
+                Case(
+                    subject=row["subject"],
+                    session=row["session"],
+                    dataset=row["dataset"],
+                    images=files,
+                    label=label,
+                    brain=brain,
+                    info=info,
+                )
+            )
+        return cls(cases=tuple(cases), labels=sidecar["Labels"], name=sidecar["Name"])
+
+
+def merge(cohorts: Mapping[str, Cohort]) -> Cohort:
+    """One cohort of several: each case keeps the key of its cohort as `dataset`, so that names stay unique.
+
+    Raises:
+        CohortError: the label schemes differ.
+    """
+    schemes = {key: dict(cohort.labels) for key, cohort in cohorts.items()}
+    first = next(iter(schemes.values()))
+    for key, scheme in schemes.items():
+        if scheme != first:
+            raise CohortError(f"cohort '{key}' has the labels {scheme}, the first one {first}; they must be the same")
+    cases = tuple(replace(case, dataset=key) for key, cohort in cohorts.items() for case in cohort.cases)
+    return Cohort(cases=cases, labels=first, name=" + ".join(cohorts))
+
+
+def _relative(path: Path, home: Path) -> str:
+    path = path.resolve()
+    return path.relative_to(home).as_posix() if path.is_relative_to(home) else path.as_posix()
+
+
+def _resolve(table: Path, text: str) -> Path:
+    path = Path(text) if Path(text).is_absolute() else inside(table.parent, text)
+    if not path.is_file():
+        raise CohortError(f"{table}: {path} is listed but is not there; mend the table or bring the file back")
+    return path

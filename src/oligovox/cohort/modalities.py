@@ -1,0 +1,30 @@
+"""Sequence names: one canonical, BIDS-like name for each kind of image, and the spellings the field uses for it."""
+
+from __future__ import annotations
+
+from oligovox.errors import SettingsError, nearest
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "T1w": ("t1", "t1n", "t1w", "mprage"),
+    "T1wGd": ("t1c", "t1ce", "t1gd", "t1wgd", "t1w_gd", "t1post"),
+    "T2w": ("t2", "t2w"),
+    "FLAIR": ("flair", "t2f", "t2flair", "t2_flair"),
+    "PDw": ("pd", "pdw"),
+    "T2starw": ("t2star", "t2starw", "t2s", "swi"),
+    "QSM": ("qsm", "chimap"),
+}
+"""Canonical name → other spellings, lower case."""
+
+_LOOKUP = {alias: name for name, aliases in ALIASES.items() for alias in (name.lower(), *aliases)}
+
+
+def canonical(name: str) -> str:
+    """The canonical name of a sequence: `canonical("t2f") == "FLAIR"`.
+
+    Raises:
+        SettingsError: the name is not known; says the nearest one.
+    """
+    try:
+        return _LOOKUP[name.strip().lower()]
+    except KeyError:
+        raise SettingsError(f"unknown modality '{name}'; {nearest(name, ALIASES)}") from None

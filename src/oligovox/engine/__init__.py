@@ -1,0 +1,1 @@
+"""The one training loop, checkpoints, logs: the only place with .backward()."""

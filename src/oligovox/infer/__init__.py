@@ -1,0 +1,1 @@
+"""Sliding window, and back onto the native grid."""

@@ -1,0 +1,1 @@
+"""Only what two methods share."""

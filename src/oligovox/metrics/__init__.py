@@ -1,0 +1,1 @@
+"""Numpy in, numbers out, in mm and mm³. No torch."""

@@ -1,0 +1,1 @@
+"""Encoder contract, one architecture a file, heads, EMA teacher, weight transfer. No method knowledge."""

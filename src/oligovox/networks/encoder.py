@@ -1,0 +1,47 @@
+"""Encoder: the contract between any backbone, any pretext and any decoder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module, ABC):
+    """Image → features, shallow to deep.
+
+    Constructed as `NETWORK(modalities, settings)`. An abstract module, not a Protocol: methods register it as a child.
+
+    Attributes:
+        modalities: names of the input channels, in order.
+        channels: channels of each feature map, shallow to deep.
+        strides: downsampling of each feature map against the image; the last one divides every patch side.
+        modality_weights: state-dict name of each tensor whose second axis runs over the input channels
+            (see `with_availability`) → number of channel groups in it, so that weights can be moved by modality name.
+    """
+
+    modalities: tuple[str, ...]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    modality_weights: Mapping[str, int]
+
+    @abstractmethod
+    def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:
+        """Features `(b, channels[i], x / strides[i], y / strides[i], z / strides[i])`, shallow to deep.
+
+        Args:
+            image: 0 where the sequence is absent; sides are multiples of `strides[-1]`.
+            present: which sequences the network may rely on; a hidden one is told apart from dark tissue by this alone.
+
+        Raises:
+            GeometryError: a side is not a multiple of `strides[-1]`; says the next one that is.
+        """
+
+
+def with_availability(image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> Float[Tensor, "b n x y z"]:
+    """m data channels followed by m constant 0/1 channels, n = 2 m."""
+    maps = present.to(image.dtype)[:, :, None, None, None].expand_as(image)
+    return torch.cat([image, maps], dim=1)

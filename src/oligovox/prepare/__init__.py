@@ -1,0 +1,1 @@
+"""HOW IT BECOMES A VOLUME: geometry, intensity, the store. No torch."""

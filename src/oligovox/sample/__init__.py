@@ -1,0 +1,1 @@
+"""WHAT A STEP SEES: Batch, patches, streams, augmentation on the device."""

@@ -1,0 +1,65 @@
+"""Settings: what a user may choose, checked before anything runs.
+
+Every method, network, plan and recipe section is a frozen `Settings`; unknown keys are refused with the nearest valid one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from oligovox.errors import SettingsError, nearest
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """A frozen set of choices. Give every field a default where one is sensible, and its unit in the description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def parse(kind: type[S], given: Mapping[str, Any], where: str) -> S:
+    """Build settings from plain values.
+
+    Args:
+        kind: the settings class.
+        given: keys and values, as read from YAML or the command line.
+        where: how to call this place in a message, e.g. "recipes/demo.yaml: pretrain".
+
+    Raises:
+        SettingsError: the first unknown key (with the nearest valid one) or wrong value, in one line.
+    """
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        raise SettingsError(_explain(kind, error, where)) from None
+
+
+def _explain(kind: type[Settings], error: ValidationError, where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    *parents, last = (str(part) for part in first["loc"]) if first["loc"] else ("",)
+    place = ".".join([where, *parents])
+    if first["type"] == "extra_forbidden":
+        return f"{place}: unknown key '{last}'; {nearest(last, _keys(kind, parents))}"
+    if first["type"] == "missing":
+        return f"{place}: key '{last}' is missing"
+    return f"{place}: {last} = {first['input']!r}: {first['msg']}".replace("\n", " ")
+
+
+def _keys(kind: type[Settings], parents: list[str]) -> list[str]:
+    """Valid keys at a nested place; falls back to the outer class where a part is a list index or a mapping key."""
+    model: type[BaseModel] = kind
+    for part in parents:
+        field = model.model_fields.get(part)
+        for candidate in _models(field.annotation) if field else ():
+            model = candidate
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]

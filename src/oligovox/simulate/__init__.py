@@ -1,0 +1,1 @@
+"""Cohorts made by MR physics: anatomy, tissues, sequences, lesions, scanners. No torch."""

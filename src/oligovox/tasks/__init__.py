@@ -1,0 +1,1 @@
+"""Supervised ends of the road: one task, one file."""
