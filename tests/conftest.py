@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 
@@ -15,3 +21,55 @@ def real_data() -> Path:
     if not (folder / "openms").is_dir():
         pytest.skip(f"no real MRI at {folder}; set OLIGOVOX_DATA to the folder that holds openms/")
     return folder
+
+
+def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    """A NIfTI file, folders included; 1 mm isotropic where no affine is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def write_phantom(root: Path, subjects: int = 6, labelled: int = 6, side: int = 24) -> Path:
+    """A BIDS folder of small balls with bright lesions of known place: not anatomy, but every file a cohort has."""
+    rng = np.random.default_rng(0)
+    axes = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij")) - side / 2
+    brain = (axes**2).sum(0) < (side / 2 - 2) ** 2
+    for number in range(1, subjects + 1):
+        name = f"sub-{number:02d}"
+        lesion = np.zeros(brain.shape, bool)
+        for x, y, z in rng.integers(side // 3, 2 * side // 3, size=(3, 3)):
+            lesion[x : x + 3, y : y + 3, z : z + 2] = True
+        lesion &= brain
+        for sequence, contrast in {"T1w": -60, "T2w": 80, "FLAIR": 90}.items():
+            image = np.where(brain, 100 + contrast * lesion + rng.normal(0, 5, brain.shape), 0).clip(0).round()
+            write_nifti(root / name / "anat" / f"{name}_{sequence}.nii.gz", image.astype(np.int16))
+        derived = root / "derivatives" / "manual" / name / "anat"
+        write_nifti(derived / f"{name}_desc-brain_mask.nii.gz", brain.astype(np.uint8))
+        if number <= labelled:
+            write_nifti(derived / f"{name}_label-lesion_mask.nii.gz", lesion.astype(np.uint8))
+    description = {"Name": "phantom", "BIDSVersion": "1.10.0"}
+    (root / "dataset_description.json").write_text(json.dumps(description))
+    (root / "derivatives" / "manual" / "dataset_description.json").write_text(
+        json.dumps(description | {"DatasetType": "derivative", "GeneratedBy": [{"Name": "manual"}]})
+    )
+    return root
+
+
+@pytest.fixture
+def phantom(tmp_path: Path) -> Path:
+    """`write_phantom` with six labelled subjects."""
+    return write_phantom(tmp_path / "phantom")
+
+
+@pytest.fixture(scope="session")
+def oligovox() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line as a user starts it: `oligovox("prepare", data, store)` in a process of its own."""
+
+    def call(*arguments: object, check: int | None = 0, **more: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "oligovox", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, **more)  # type: ignore[call-overload]
+        assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _output_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone already, or there never was a folder to write to
+            temporary.unlink()
 
 
 @contextmanager
@@ -142,9 +143,9 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         raise CohortError(f"{path}: the table is empty; expected a header line")
     header, *body = lines
     for number, line in enumerate(body, start=2):
-        if len(line) != len(header):
+        if line and len(line) != len(header):
             raise CohortError(f"{path}: line {number} has {len(line)} columns, expected {len(header)} as in the header")
-    return [dict(zip(header, ("" if v == "n/a" else v for v in line), strict=True)) for line in body]
+    return [dict(zip(header, ("" if v == "n/a" else v for v in line), strict=True)) for line in body if line]
 
 
 def hash_file(path: Path) -> str:

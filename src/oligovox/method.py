@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -84,7 +84,7 @@ class Method(nn.Module, ABC, Generic[V]):
         needs: what it asks of the data; set on the class, or on the instance where it depends on a setting.
     """
 
-    needs: ClassVar[Needs] | Needs = Needs()
+    needs: Needs = Needs()
 
     @abstractmethod
     def views(self, batch: Batch, rng: torch.Generator) -> V:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from oligovox.cohort.modalities import canonical
 from oligovox.errors import CohortError
@@ -47,7 +49,12 @@ class Case:
             raise CohortError("a case has no subject name")
         if not self.images:
             raise CohortError(f"{self.name}: no image; every case needs at least one sequence")
-        object.__setattr__(self, "images", {canonical(name): path for name, path in self.images.items()})
+        images = {canonical(name): path for name, path in self.images.items()}
+        if len(images) < len(self.images):
+            raise CohortError(
+                f"{self.name}: {', '.join(self.images)} name the same sequence twice; keep one file for each"
+            )
+        object.__setattr__(self, "images", images)
 
     @property
     def name(self) -> str:
@@ -84,7 +91,7 @@ class Cohort:
         if not self.cases:
             raise CohortError(f"{self.name}: no case; expected at least one session with a NIfTI image")
         names = [case.name for case in self.cases]
-        for first, second in zip(names, names[1:], strict=False):
+        for first, second in pairwise(names):
             if first == second:
                 raise CohortError(f"{self.name}: '{first}' is listed twice; every session needs a name of its own")
 
@@ -121,13 +128,15 @@ class Cohort:
         """Write `path` (.tsv) and its .json sidecar; file paths relative to the table where they lie below it."""
         home = path.parent.resolve()
         columns = ["subject", "session", "dataset", *self.modalities, "label", "brain"]
-        extra = sorted({key for case in self.cases for key in case.info})
+        keys = sorted({key for case in self.cases for key in case.info})
+        extra = {key: f"info_{key}" if key in columns else key for key in keys}
         rows = [
-            {"subject": c.subject, "session": c.session, "dataset": c.dataset, **c.info}
+            {"subject": c.subject, "session": c.session, "dataset": c.dataset}
+            | {extra[key]: value for key, value in c.info.items()}
             | {k: _relative(p, home) for k, p in {**c.images, "label": c.label, "brain": c.brain}.items() if p}
             for c in self.cases
         ]
-        write_tsv(path, rows, [*columns, *extra])
+        write_tsv(path, rows, [*columns, *extra.values()])
         write_json(
             path.with_suffix(".json"),
             {
@@ -146,23 +155,11 @@ class Cohort:
             CohortError: table or sidecar missing or malformed; a listed file is missing.
         """
         sidecar = read_json(path.with_suffix(".json"))
-        cases = []
-        for row in read_tsv(path):
-            files = {k: _resolve(path, row[k]) for k in (*sidecar["Modalities"], "label", "brain") if row.get(k)}
-            label, brain = files.pop("label", None), files.pop("brain", None)
-            info = {k: row[k] for k in sidecar["Info"] if row.get(k)}
-            cases.append(
-                Case(
-                    subject=row["subject"],
-                    session=row["session"],
-                    dataset=row["dataset"],
-                    images=files,
-                    label=label,
-                    brain=brain,
-                    info=info,
-                )
-            )
-        return cls(cases=tuple(cases), labels=sidecar["Labels"], name=sidecar["Name"])
+        try:
+            cases = tuple(_read_row(path, row, sidecar) for row in read_tsv(path))
+            return cls(cases=cases, labels=sidecar["Labels"], name=sidecar["Name"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CohortError(f"{path}: table or sidecar lacks {error}; expected what `Cohort.save` writes") from error
 
 
 def merge(cohorts: Mapping[str, Cohort]) -> Cohort:
@@ -178,6 +175,19 @@ def merge(cohorts: Mapping[str, Cohort]) -> Cohort:
             raise CohortError(f"cohort '{key}' has the labels {scheme}, the first one {first}; they must be the same")
     cases = tuple(replace(case, dataset=key) for key, cohort in cohorts.items() for case in cohort.cases)
     return Cohort(cases=cases, labels=first, name=" + ".join(cohorts))
+
+
+def _read_row(table: Path, row: Mapping[str, str], sidecar: Mapping[str, Any]) -> Case:
+    files = {key: _resolve(table, row[key]) for key in (*sidecar["Modalities"], "label", "brain") if row.get(key)}
+    return Case(
+        subject=row["subject"],
+        session=row["session"],
+        dataset=row["dataset"],
+        label=files.pop("label", None),
+        brain=files.pop("brain", None),
+        images=files,
+        info={key: row[column] for key, column in sidecar["Info"].items() if row.get(column)},
+    )
 
 
 def _relative(path: Path, home: Path) -> str:

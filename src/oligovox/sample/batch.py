@@ -37,7 +37,7 @@ class Batch:
     modalities: tuple[str, ...]
     cases: tuple[str, ...]
     label: Int[Tensor, "b x y z"] | None = None
-    grade: Int[Tensor, b] | None = None
+    grade: Int[Tensor, "b"] | None = None
 
     def __post_init__(self) -> None:
         b, m, *grid = self.image.shape

@@ -1,0 +1,5 @@
+"""`python -m oligovox`, which is what `torchrun -m oligovox …` starts on every rank."""
+
+from oligovox.cli import main
+
+main()

@@ -1,0 +1,262 @@
+"""The command line: a thin skin over `experiment`. Results go to stdout (`--json`: one JSON object), everything else to stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or input (nothing is written). Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from oligovox.errors import InputError, OligovoxError, SettingsError
+
+app = typer.Typer(
+    name="oligovox",
+    help="Learn from every unlabelled multi-sequence MRI, label a handful: lesion models, predictions and an honest report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; a killed run resumes there.")]
+Set = Annotated[list[str], typer.Option("--set", help="Change a setting, e.g. training.steps=500 (repeatable).")]
+Workers = Annotated[int, typer.Option(help="Worker processes.", min=1)]
+
+
+@app.command()
+def demo(out: Out = Path("demo"), change: Set = [], json: Json = False) -> None:  # noqa: B006
+    """Simulate → pre-train → fine-tune → compare with scratch → one page. Minutes on two cores."""
+    from oligovox import experiment
+
+    _say(experiment.demo(out, tuple(change), show=_bar), json)
+
+
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
+    out: Out,
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Everything one recipe says, from cohorts to the page."""
+    from oligovox import experiment
+
+    _say(experiment.run(recipe, out, tuple(change), show=_bar), json)
+
+
+@app.command()
+def simulate(
+    kind: Annotated[str, typer.Argument(help="Which cohort: ms.")],
+    out: Annotated[Path, typer.Argument(help="BIDS folder to write.")],
+    subjects: Annotated[int, typer.Option(help="How many.", min=1)] = 40,
+    seed: int = 0,
+    field: Annotated[str, typer.Option(help="Field strength: 3T.")] = "3T",
+    labelled: Annotated[int | None, typer.Option(help="Write lesion masks for the first N only.", min=0)] = None,
+    workers: Workers = 2,
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Write a simulated cohort with lesion masks as BIDS."""
+    from oligovox import experiment
+
+    result = experiment.simulate(
+        out, kind=kind, subjects=subjects, seed=seed, field=field, labelled=labelled, workers=workers,
+        changes=tuple(change), show=_bar,
+    )  # fmt: skip
+    _say(result, json)
+
+
+@app.command()
+def prepare(
+    data: Annotated[Path, typer.Argument(help="BIDS folder, or a cohort table (.tsv).")],
+    store: Annotated[Path, typer.Argument(help="Store to write.")],
+    modalities: Annotated[str, typer.Option(help="Sequences, comma separated; default: all that occur.")] = "",
+    spacing: Annotated[str, typer.Option(help="Voxel size in mm, comma separated.")] = "1,1,1",
+    mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
+    workers: Workers = 2,
+    json: Json = False,
+) -> None:
+    """Check, reorient, resample, crop and normalise every case into a store."""
+    from oligovox import experiment
+
+    result = experiment.prepare(
+        data, store, modalities=_words(modalities), spacing=_numbers(spacing), mask=mask, workers=workers, show=_bar
+    )
+    _say(result, json)
+
+
+@app.command()
+def pretrain(
+    store: Annotated[Path, typer.Argument(help="Prepared store.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="See `oligovox methods`.")] = "generative",
+    encoder: Annotated[str, typer.Option(help="Network: resenc or swin.")] = "resenc",
+    preset: Annotated[str, typer.Option(help="Size of a resenc: tiny, S, M, L.")] = "tiny",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help="Split file: its test and validation people are not seen.")
+    ] = None,
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Learn from every exam, labelled or not, without labels."""
+    from oligovox import experiment
+    from oligovox.cohort.splits import Split
+    from oligovox.experiment.recipe import NetworkChoice, Pretrain, changed
+
+    stage = changed(Pretrain, [*change, *_steps(steps)], "pretrain", method=method)
+    split = Split.load(exclude) if exclude else None
+    model = experiment.pretrain(store, out, stage=stage, network=NetworkChoice.named(encoder, preset), split=split)
+    result = {"model": str(model)}
+    _say(result, json)
+
+
+@app.command()
+def finetune(
+    store: Annotated[Path, typer.Argument(help="Prepared store with labels.")],
+    out: Out,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Pre-training run or model folder; without it: from scratch.")
+    ] = None,
+    labels: Annotated[
+        int | None, typer.Option(help="How many labelled people to use (nested draw by seed); default: all.", min=1)
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            help="Split file: its test people are not used, its validation people choose the best checkpoint."
+        ),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Network, where there is no --from.")] = "resenc",
+    preset: Annotated[str, typer.Option(help="Size of a resenc: tiny, S, M, L.")] = "tiny",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Train a segmentation network on a few labels, from scratch or from a pre-trained start."""
+    from oligovox import experiment
+    from oligovox.cohort.splits import Split
+    from oligovox.experiment.recipe import Finetune, NetworkChoice, changed
+
+    stage = changed(Finetune, [*change, *_steps(steps)], "finetune")
+    network = None if start else NetworkChoice.named(encoder, preset)
+    held_out = Split.load(split) if split else None
+    model = experiment.finetune(store, out, stage=stage, network=network, start=start, labels=labels, split=held_out)
+    result = {"model": str(model)}
+    _say(result, json)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run or model folder of `finetune`.")],
+    data: Annotated[Path, typer.Argument(help="BIDS folder, cohort table (.tsv) or prepared store.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the predictions (BIDS derivatives).")],
+    people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    mirror: Annotated[bool, typer.Option(help="Average over the eight mirror images (8 times slower).")] = False,
+    probabilities: Annotated[bool, typer.Option(help="Also write probability maps.")] = False,
+    json: Json = False,
+) -> None:
+    """Predict on each input's own grid."""
+    from oligovox import experiment
+    from oligovox.experiment.recipe import Predict
+
+    options = Predict(mirror=mirror, save_probabilities=probabilities)
+    result = experiment.predict(model, data, out, people=_words(people), options=options, show=_bar)
+    _say(result, json)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(help="Folder written by `predict`, or BIDS derivatives with the same names.")
+    ],
+    truth: Annotated[Path, typer.Argument(help="BIDS folder or cohort table with the lesion masks.")],
+    out: Out,
+    mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
+    json: Json = False,
+) -> None:
+    """Score predictions against the truth: Dice, HD95, volumes, lesion-wise F1, with intervals."""
+    from oligovox import experiment
+
+    _say(experiment.evaluate(predictions, truth, out, mask=mask), json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of `run` or `demo`.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the overview page, for several runs.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write report.html and report.json of a run again, or an overview of several."""
+    from oligovox import experiment
+
+    _say(experiment.report(runs, out), json)
+
+
+@app.command()
+def methods(json: Json = False) -> None:
+    """What there is, from which paper, with which settings."""
+    from oligovox import experiment
+
+    found = experiment.methods()
+    if json:
+        _say({"methods": found}, json)
+        return
+    for entry in found:
+        typer.secho(f"{entry['name']}  ({entry['room']})", bold=True)
+        typer.echo(f"  {entry['summary']}\n  Source: {entry['source']}\n  Deviates: {entry['deviates']}")
+        for setting in entry["settings"]:
+            typer.echo(f"    {setting['name']} = {setting['default']}    {setting['description']}")
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose become one line and an exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except OligovoxError as error:
+        if "--json" in sys.argv:
+            typer.echo(json_module.dumps({"error": type(error).__name__, "message": str(error)}))
+        typer.secho(f"error: {error}", err=True, fg="red")
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def _say(result: Mapping[str, Any], json: bool) -> None:
+    if json:
+        typer.echo(json_module.dumps(result, indent=2, default=str))
+        return
+    for key, value in result.items():
+        typer.echo(f"{key}: {value}")
+
+
+def _bar(title: str) -> Callable[[int, int, str], None]:
+    """A progress bar with time left on a terminal, one line at the end elsewhere; called as (done, total, name)."""
+    from oligovox.engine.log import counting_bar
+
+    return counting_bar(title)
+
+
+def _steps(steps: int | None) -> list[str]:
+    return [f"training.steps={steps}"] if steps else []
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[float, float, float]:
+    try:
+        x, y, z = (float(word) for word in _words(text))
+    except ValueError:
+        raise SettingsError(f"spacing '{text}': expected three numbers in mm, for example 1,1,1") from None
+    return x, y, z

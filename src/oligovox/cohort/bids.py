@@ -1,0 +1,215 @@
+"""Read a BIDS folder: raw sequences below sub-*/, masks below derivatives/.
+
+Only folder and file names are read, and participants.tsv. Masks may lie in any pipeline folder (derivatives/<pipeline>/sub-*/)
+or directly in derivatives/sub-*/; sourcedata/ and everything else at the top is not looked at.
+
+Source: Gorgolewski et al., Scientific Data 2016; BIDS specification 1.10, "Magnetic Resonance Imaging" and "Imaging derivatives".
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.modalities import canonical
+from oligovox.errors import CohortError, SettingsError
+from oligovox.files import read_tsv
+
+_log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"^(?P<entities>sub-[^_]+(?:_[^_]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?$")
+_DERIVED_SEQUENCES = ("QSM",)  # BIDS calls a susceptibility map a derivative; no scanner file of it exists
+_INDIVIDUAL_SPACES = ("", "individual", "orig", "native")
+
+
+@dataclass(frozen=True)
+class _File:
+    """One NIfTI file, by what its name says."""
+
+    path: Path
+    subject: str
+    session: str
+    entities: Mapping[str, str]  # without sub and ses
+    suffix: str
+
+    @property
+    def sequence(self) -> str | None:
+        """Canonical sequence name, or None where it is something else (a mask, bold, a phase image, …)."""
+        if self.entities.get("part", "mag") != "mag":
+            return None
+        try:
+            name = canonical(self.suffix)
+        except SettingsError:
+            return None
+        return "T1wGd" if name == "T1w" and "ce" in self.entities else name
+
+    @property
+    def space(self) -> str:
+        return self.entities.get("space", "")
+
+    @property
+    def plainness(self) -> tuple[int, int, str]:
+        """Sort key: the file with the fewest entities first, then the lowest run, then by name."""
+        run = self.entities.get("run", "0")
+        return len(self.entities), int(run) if run.isdigit() else 0, self.path.name
+
+
+def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | None = None) -> Cohort:
+    """Read a BIDS folder.
+
+    A session becomes a case when it has at least one known sequence. `ce-…_T1w` is T1wGd. Of several images of the same
+    sequence the plainest name with the lowest run is taken, and the choice is logged.
+
+    Args:
+        root: the folder that holds sub-*/.
+        mask: what label masks are called: `desc-<mask>_mask`, `label-<mask>_mask`, the same with `_dseg`, or a plain `_dseg`
+            with neither entity.
+        labels: foreground class → value in the label files; {mask: 1} when not given.
+
+    Returns:
+        The cohort, named after the folder; the further columns of participants.tsv are in `case.info`.
+
+    Raises:
+        CohortError: no such folder, no sub-*/ in it, no known sequence below them, a file in the wrong subject's folder,
+            or several label (or brain) masks for one session.
+    """
+    subjects = _subject_folders(root)
+    raw = _by_session(root, subjects)
+    derivatives = root / "derivatives"
+    pipelines = [
+        folder for folder in sorted([*derivatives.glob("sub-*"), *derivatives.glob("*/sub-*")]) if folder.is_dir()
+    ]
+    derived = _by_session(root, pipelines)
+    people = _participants(root)
+
+    cases = []
+    for (subject, session), files in sorted(raw.items()):
+        beside = derived.pop((subject, session), [])
+        images = _images(files, beside)
+        if not images:
+            _log.info("%s: sub-%s %s has no known sequence; skipped", root, subject, session)
+            continue
+        spaces = {image.space for image in images.values()}
+        masks = [file for file in (*files, *beside) if _in_spaces(file, spaces)]
+        cases.append(
+            Case(
+                subject=subject,
+                session=session,
+                images={name: image.path for name, image in images.items()},
+                label=_label(masks, mask),
+                brain=_only([m for m in masks if m.suffix == "mask" and _called(m, "brain")], "brain masks"),
+                info=people.get(f"sub-{subject}", {}),
+            )
+        )
+    if not cases:
+        found = sorted({file.suffix for files in raw.values() for file in files}) or ["no NIfTI file"]
+        raise CohortError(
+            f"{root}: no known sequence below sub-*/ (found: {', '.join(found[:8])}); expected files such as sub-01_FLAIR.nii.gz"
+        )
+    for (subject, session), files in derived.items():
+        if any(_called(file, mask) for file in files):
+            _log.warning("%s: the '%s' mask has no image beside it (sub-%s %s)", files[0].path, mask, subject, session)
+    return Cohort(cases=tuple(cases), labels=labels or {mask: 1}, name=root.resolve().name)
+
+
+def _subject_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise CohortError(f"{root}: no such folder; expected a BIDS folder that holds sub-*/")
+    subjects = [folder for folder in sorted(root.glob("sub-*")) if folder.is_dir()]
+    if not subjects:
+        below = sorted({folder.parent.name for folder in root.glob("*/sub-*") if folder.is_dir()})
+        hint = f"did you mean {root / below[0]}?" if below else "name the folder that holds them"
+        raise CohortError(f"{root}: no folder sub-*/ in it, expected one for each person; {hint}")
+    return subjects
+
+
+def _by_session(root: Path, subjects: Sequence[Path]) -> dict[tuple[str, str], list[_File]]:
+    """NIfTI files of these sub-*/ folders by (subject, session); sessions without files are kept out."""
+    found = defaultdict(list)
+    for folder in subjects:
+        for path in sorted(folder.rglob("sub-*.nii*")):
+            if file := _read_name(path, path.relative_to(folder.parent).parts):
+                found[file.subject, file.session].append(file)
+            else:
+                _log.info("%s: not a BIDS name; skipped", path.relative_to(root))
+    return dict(found)
+
+
+def _read_name(path: Path, parts: Sequence[str]) -> _File | None:
+    """What a file name says, given its place below the dataset; None where it is no BIDS name."""
+    if not (match := _NAME.match(path.name)):
+        return None
+    entities = dict(part.split("-", 1) for part in match["entities"].split("_") if "-" in part)
+    folders = dict(part.split("-", 1) for part in parts[:-1] if part.startswith(("sub-", "ses-")))
+    for key, value in folders.items():
+        if entities.get(key, value) != value:
+            raise CohortError(
+                f"{path}: lies in the folder {key}-{value} but is named {key}-{entities[key]}; move or rename it"
+            )
+    subject, session = entities.pop("sub"), entities.pop("ses", folders.get("ses", ""))
+    return _File(path, subject, session, entities, match["suffix"])
+
+
+def _images(files: Iterable[_File], derived: Iterable[_File]) -> dict[str, _File]:
+    choices = defaultdict(list)
+    for file in files:
+        if file.sequence:
+            choices[file.sequence].append(file)
+    for file in derived:
+        if file.sequence in _DERIVED_SEQUENCES:
+            choices[file.sequence].append(file)
+    images = {}
+    for name, found in sorted(choices.items()):
+        images[name], *others = sorted(found, key=lambda file: file.plainness)
+        if others:
+            names = ", ".join(file.path.name for file in others)
+            _log.warning("%s: taken as %s; not used: %s", images[name].path, name, names)
+    return images
+
+
+def _in_spaces(file: _File, spaces: Iterable[str]) -> bool:
+    """Whether a mask claims to lie on one of the case's own images; masks in template space do not."""
+    if file.space in _INDIVIDUAL_SPACES or file.space in spaces:
+        return True
+    try:
+        return bool(canonical(file.space))
+    except SettingsError:
+        return False
+
+
+def _called(file: _File, what: str) -> bool:
+    return what in (file.entities.get("desc"), file.entities.get("label"))
+
+
+def _label(masks: Sequence[_File], mask: str) -> Path | None:
+    named = [file for file in masks if file.suffix in ("mask", "dseg") and _called(file, mask)]
+    plain = [file for file in masks if file.suffix == "dseg" and not {"desc", "label"} & set(file.entities)]
+    return _only(named or plain, f"'{mask}' masks")
+
+
+def _only(files: Sequence[_File], what: str) -> Path | None:
+    if len(files) > 1:
+        names = " and ".join(str(file.path) for file in files[:2])
+        raise CohortError(
+            f"{len(files)} {what} for one session: {names}; keep one, or move the others out of the folder"
+        )
+    return files[0].path if files else None
+
+
+def _participants(root: Path) -> dict[str, dict[str, str]]:
+    """participants.tsv: participant_id → its other columns that are filled in; empty without the table."""
+    table = root / "participants.tsv"
+    if not table.is_file():
+        return {}
+    people = {}
+    for row in read_tsv(table):
+        if "participant_id" not in row:
+            raise CohortError(f"{table}: no column participant_id; BIDS asks for it")
+        person = row.pop("participant_id")
+        people[f"sub-{person.removeprefix('sub-')}"] = {key: value for key, value in row.items() if value}
+    return people

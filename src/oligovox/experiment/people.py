@@ -1,0 +1,67 @@
+"""Who is in a run: held-out people, whose labels each arm uses, whose images pre-training sees."""
+
+from __future__ import annotations
+
+from oligovox.cohort.manifest import Cohort
+from oligovox.cohort.splits import Split, draw_split, nested_budgets
+from oligovox.errors import CohortError, LabelError
+from oligovox.experiment.recipe import Arm, Recipe
+
+
+def draw(recipe: Recipe, cohort: Cohort) -> Split:
+    """Test and validation people as the recipe says; `train` are the people whose labels are used."""
+    choice, labelled = recipe.split, sorted({case.person for case in cohort.labelled})
+    named = [p for part in (choice.test, choice.validation, choice.labels) if not isinstance(part, int) for p in part]
+    cohort.of(named)  # says who is unknown
+    free = [person for person in labelled if person not in named]
+    counts = {k: v for k in ("test", "validation") if isinstance(v := getattr(choice, k), int)}
+    wanted = sum(counts.values()) + (choice.labels if isinstance(choice.labels, int) else 0)
+    if wanted > len(free):
+        raise LabelError(
+            f"the split asks for {wanted} labelled people (test, validation, labels), {cohort.name} has {len(free)} "
+            "that are not named already; lower the numbers"
+        )
+    drawn = draw_split(free, validation=counts.get("validation", 0), test=counts.get("test", 0), seed=recipe.seed)
+    test = drawn.test if isinstance(choice.test, int) else choice.test
+    validation = drawn.validation if isinstance(choice.validation, int) else choice.validation
+    if isinstance(choice.labels, int):
+        train = nested_budgets(drawn.train, [choice.labels], recipe.seed)[choice.labels] if choice.labels else ()
+    else:
+        train = choice.labels
+    return Split(train=tuple(train), validation=tuple(validation), test=tuple(test), seed=recipe.seed)
+
+
+def label_pool(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
+    """Labelled people that are neither tested nor validated on."""
+    held_out = {*split.test, *split.validation}
+    if not isinstance(recipe.split.labels, int):
+        return tuple(recipe.split.labels)
+    return tuple(sorted({case.person for case in cohort.labelled} - held_out))
+
+
+def budget_sizes(pool: int, used: int) -> list[int]:
+    """1, 2, 4, … up to the pool, and the size that is used."""
+    sizes = {1 << k for k in range(pool.bit_length()) if 1 << k <= pool}
+    return sorted(sizes | ({used} if 0 < used <= pool else set()))
+
+
+def pretraining_people(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
+    """Everyone in the chosen cohorts who is neither tested nor validated on, unless the run is transductive."""
+    stage = recipe.pretrain
+    assert stage is not None
+    allowed = {c.person for c in cohort.cases if not stage.cohorts or not c.dataset or c.dataset in stage.cohorts}
+    if not stage.transductive:
+        allowed -= {*split.test, *split.validation}
+    if not stage.share_labelled:
+        allowed -= set(split.train)
+    if not allowed:
+        raise CohortError(
+            f"{cohort.name}: nobody is left to pre-train on; hold out fewer people or add unlabelled exams"
+        )
+    return tuple(sorted(allowed))
+
+
+def arm_people(arm: Arm, cohort: Cohort, split: Split) -> tuple[str, ...]:
+    """Whose labels an arm uses: those of the split, and all of the cohorts the arm adds."""
+    added = {case.person for case in cohort.labelled if case.dataset in arm.also}
+    return tuple(sorted({*split.train, *added} - {*split.test, *split.validation}))

@@ -1,0 +1,82 @@
+"""A model folder and prepared cases → masks on the images' own grids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from oligovox.engine.model import ModelDescription
+from oligovox.engine.runtime import Runtime
+from oligovox.errors import CheckpointError
+from oligovox.experiment.recipe import Predict
+from oligovox.experiment.training import load_network
+from oligovox.files import hash_json
+from oligovox.infer.native import already_written, prediction_paths, write_prediction
+from oligovox.infer.window import predict_case
+from oligovox.prepare.store import Plan, StoredCase
+from oligovox.settings import parse
+from oligovox.tasks import segmentation
+
+
+def load_segmentation(model: Path) -> tuple[nn.Module, ModelDescription]:
+    """The segmentation network of a model folder.
+
+    Raises:
+        CheckpointError: the folder holds something else, a pre-trained encoder for example.
+    """
+    network, description = load_network(model)
+    if description.kind != "segmentation":
+        raise CheckpointError(
+            f"{model}: trained by {description.method}, which gives a start for fine-tuning ({description.kind}), not a "
+            "segmentation model; fine-tune it first (oligovox finetune --from)"
+        )
+    return network, description
+
+
+def predict_cases(
+    model: Path, cases: Sequence[StoredCase], out: Path, options: Predict, progress: Callable[[int, int, str], None]
+) -> dict[str, Path]:
+    """Predict these cases into `out`; those that stand there already, by the same model and options, are kept.
+
+    Args:
+        model: folder of a segmentation model.
+        cases: prepared by the model's own plan.
+        out: folder for BIDS derivatives.
+        options: sliding window.
+        progress: called with (cases done, cases in all, name of the case) after each case.
+
+    Returns:
+        Case name → label map.
+
+    Raises:
+        CheckpointError: not a segmentation model.
+    """
+    network, description = load_segmentation(model)
+    plan, runtime = parse(Plan, description.plan, "plan of the model"), Runtime()
+    regions = region_outputs(description.settings)
+    runtime.place(network)
+    model_hash = hash_json([description.identity, options.model_dump(mode="json")])
+    written = {}
+    for done, case in enumerate(cases, start=1):
+        if not already_written(case, out, model_hash):
+            probabilities = predict_case(
+                network, case, plan,
+                patch=description.patch, overlap=options.overlap, mirror=options.mirror,
+                activation="sigmoid" if regions else "softmax", device=runtime.device, precision=runtime.precision,
+            )  # fmt: skip
+            write_prediction(
+                probabilities, case, description.labels, out,
+                plan=plan, model_hash=model_hash, regions=regions, save_probabilities=options.save_probabilities,
+            )  # fmt: skip
+        written[case.name] = prediction_paths(case, out, description.labels)["label"]
+        progress(done, len(cases), case.name)
+    return written
+
+
+def region_outputs(settings: Mapping[str, Any]) -> Mapping[str, Sequence[int]] | None:
+    """Region name → class numbers, in channel order, of a segmentation trained in mode 'regions'; None for exclusive classes."""
+    chosen = parse(segmentation.Settings, settings, "method segmentation")
+    return chosen.labels if chosen.mode == "regions" else None

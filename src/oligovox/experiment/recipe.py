@@ -1,0 +1,198 @@
+"""Recipe: one YAML file says everything a run does; unknown keys are refused with the nearest valid one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from oligovox.engine.fit import Training
+from oligovox.errors import SettingsError
+from oligovox.prepare.store import Plan
+from oligovox.sample.augment import Augmentation
+from oligovox.settings import S, Settings, parse
+from oligovox.simulate.ms import MSRecipe
+
+Positive = Annotated[int, Field(gt=0)]
+Patch = tuple[Positive, Positive, Positive]
+
+
+class SimulatedCohort(Settings):
+    """A cohort made by MR physics; see `oligovox simulate`."""
+
+    subjects: Positive
+    seed: int = 0
+    ms: MSRecipe = MSRecipe()
+
+
+class CohortChoice(Settings):
+    """Where a cohort comes from: exactly one of the two."""
+
+    bids: str | None = Field(None, description="BIDS folder; relative to the recipe, ~ and $VARIABLES are expanded")
+    simulate: SimulatedCohort | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> CohortChoice:
+        if (self.bids is None) == (self.simulate is None):
+            raise ValueError("give exactly one of bids, simulate")
+        return self
+
+
+class SplitChoice(Settings):
+    """Who is held out. A number is drawn by the recipe's seed among people with a label; a list names them.
+
+    With several cohorts a person's name is '<cohort>_<subject>'.
+    """
+
+    test: int | tuple[str, ...] = 6
+    validation: int | tuple[str, ...] = 2
+    labels: int | tuple[str, ...] = Field(2, description="people whose labels training may use")
+
+
+class NetworkChoice(Settings):
+    """Which encoder; `settings` are those of `networks/<name>.py`."""
+
+    name: str = "resenc"
+    settings: dict[str, Any] = Field(default_factory=lambda: {"preset": "tiny"})
+
+    @classmethod
+    def named(cls, name: str, preset: str) -> NetworkChoice:
+        """As the command line says it; a preset is a size of the residual encoder, other networks have their own settings."""
+        return cls(name=name, settings={"preset": preset} if name == "resenc" else {})
+
+
+class Stage(Settings):
+    """What every training stage has."""
+
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method's own file")
+    patch: Patch = (48, 48, 48)
+    batch: Positive = 2
+    training: Training = Training()
+    augmentation: Augmentation = Augmentation()
+
+
+class Pretrain(Stage):
+    """Self-supervised stage: learns from everyone who is neither tested nor validated on."""
+
+    method: str = "generative"
+    cohorts: tuple[str, ...] = Field((), description="only these cohorts; empty: all")
+    transductive: bool = Field(False, description="also see the images of test people; the page says so")
+    share_labelled: bool = Field(True, description="also see the images of people whose labels are used")
+
+
+class Finetune(Stage):
+    """Supervised stage, the same for every arm."""
+
+    lesion_share: float = Field(0.5, ge=0, le=1, description="share of patches that contain a lesion")
+    norm_reset: bool = Field(False, description="give each transferred weight the norm a fresh one has")
+    parts: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+
+
+class Arm(Settings):
+    """One way to get a model, compared with the others on the same held-out people."""
+
+    start: Literal["scratch", "pretrain"]
+    also: tuple[str, ...] = Field((), description="cohorts whose labelled cases are added to training")
+
+
+class Predict(Settings):
+    """Sliding-window inference."""
+
+    overlap: float = Field(0.5, ge=0, lt=1)
+    mirror: bool = False
+    save_probabilities: bool = False
+
+
+class Recipe(Settings):
+    """All of a run."""
+
+    name: str
+    title: str = ""
+    seed: int = 0
+    cohorts: dict[str, CohortChoice]
+    prepare: Plan
+    split: SplitChoice = SplitChoice()
+    network: NetworkChoice = NetworkChoice()
+    pretrain: Pretrain | None = Pretrain()
+    finetune: Finetune = Finetune()
+    predict: Predict = Predict()
+    arms: dict[str, Arm] = Field(
+        default_factory=lambda: {"scratch": Arm(start="scratch"), "pretrained": Arm(start="pretrain")}
+    )
+    workers: Positive = 2
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if not self.cohorts or not self.arms:
+            raise ValueError("a recipe needs at least one cohort and one arm")
+        if self.pretrain is None and any(arm.start == "pretrain" for arm in self.arms.values()):
+            raise ValueError("an arm starts from 'pretrain', but the recipe has no pretrain section")
+        named = {c for arm in self.arms.values() for c in arm.also} | set(
+            self.pretrain.cohorts if self.pretrain else ()
+        )
+        if unknown := sorted(named - set(self.cohorts)):
+            raise ValueError(f"cohort '{unknown[0]}' is named but not defined; there are {', '.join(self.cohorts)}")
+        return self
+
+
+def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe, with `changes` like "finetune.training.steps=50" applied; values are read as YAML.
+
+    Raises:
+        SettingsError: not a file, not YAML, an unknown key, a wrong value; names the place in one line.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: found {type(content).__name__}, expected keys such as name, cohorts, prepare")
+    for change in changes:
+        _change(content, change)
+    recipe = parse(Recipe, content, str(path))
+    cohorts = {key: _located(choice, path.parent) for key, choice in recipe.cohorts.items()}
+    return recipe.model_copy(update={"cohorts": cohorts})
+
+
+def changed(kind: type[S], changes: Sequence[str], where: str, **given: Any) -> S:
+    """Settings with changes like "training.steps=50" applied to what is given (or to the defaults).
+
+    Raises:
+        SettingsError: an unknown key or a wrong value.
+    """
+    content: dict[str, Any] = dict(given)
+    for change in changes:
+        _change(content, change)
+    return parse(kind, content, where)
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML text: every default spelled out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    keys, equals, value = change.partition("=")
+    if not equals:
+        raise SettingsError(f"'{change}': expected key=value, for example finetune.training.steps=50")
+    *parents, last = keys.split(".")
+    place = content
+    for key in parents:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise SettingsError(f"'{change}': {key} is a value, it has no keys below it")
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SettingsError(f"'{change}': the value cannot be read as YAML") from None
+
+
+def _located(choice: CohortChoice, home: Path) -> CohortChoice:
+    if choice.bids is None:
+        return choice
+    expanded = Path(os.path.expandvars(choice.bids)).expanduser()
+    return choice.model_copy(update={"bids": str(expanded if expanded.is_absolute() else (home / expanded).resolve())})

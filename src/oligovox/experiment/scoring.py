@@ -1,0 +1,83 @@
+"""Predictions against reference masks: one table a case, one a lesion, one summary; JSON and TSV with the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oligovox.errors import CohortError, GeometryError
+from oligovox.files import write_json, write_tsv
+from oligovox.metrics.bootstrap import bootstrap_mean, paired_difference
+from oligovox.metrics.case import score_case
+from oligovox.prepare.geometry import read_volume, same_grid, spacing_of
+
+METRICS = ("dice", "hd95_mm", "lesion_f1", "lesion_sensitivity", "lesion_precision")
+"""Summarised with an interval; all others are in the tables only."""
+
+
+def score_pairs(pairs: Mapping[str, tuple[Path, Path]], out: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Score every case and write `out`/scores.json, scores.tsv, lesions.tsv.
+
+    Args:
+        pairs: case name → (prediction, reference mask), on one grid.
+        out: folder to write.
+        seed: of the bootstrap over cases.
+
+    Returns:
+        {"cases": [row with "case" and "lesions"], "mean": {metric: interval}}.
+
+    Raises:
+        CohortError: nothing to score, or a prediction is missing.
+        GeometryError: prediction and reference lie on different grids.
+    """
+    if not pairs:
+        raise CohortError("nothing to score: no case has both a prediction and a reference mask")
+    missing = [f"{case} ({prediction})" for case, (prediction, _) in pairs.items() if not prediction.is_file()]
+    if missing:
+        raise CohortError(
+            f"{len(missing)} of {len(pairs)} predictions are missing, first {missing[0]}; predict these cases first"
+        )
+    cases = [_score(case, *files) for case, files in sorted(pairs.items())]
+    mean = {m: bootstrap_mean([row[m] for row in cases], seed=seed).as_row() for m in METRICS}
+    result = {"cases": cases, "mean": mean}
+    lesions = [{"case": row["case"], **lesion} for row in cases for lesion in row["lesions"]]
+    write_tsv(out / "scores.tsv", cases, [key for key in cases[0] if key != "lesions"])
+    write_tsv(out / "lesions.tsv", lesions, ["case", "number", "volume_mm3", "centre", "covered", "found"])
+    write_json(out / "scores.json", result)
+    return result
+
+
+def compare(arm: Mapping[str, Any], against: Mapping[str, Any], *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Paired differences arm − against of two `score_pairs` results, by metric."""
+    return {
+        metric: paired_difference(
+            {row["case"]: row[metric] for row in arm["cases"]},
+            {row["case"]: row[metric] for row in against["cases"]},
+            seed=seed,
+        ).as_row()
+        for metric in METRICS
+    }
+
+
+def _score(case: str, prediction_file: Path, truth_file: Path) -> dict[str, Any]:
+    prediction, truth = read_volume(prediction_file, empty_ok=True), read_volume(truth_file, empty_ok=True)
+    if not same_grid(prediction, truth):
+        raise GeometryError(
+            f"{case}: {prediction_file} has shape {prediction.array.shape}, {truth_file} has {truth.array.shape}, or their "
+            "affines differ; expected one grid, as `oligovox predict` writes it"
+        )
+    score = score_case(np.rint(prediction.array), np.rint(truth.array), spacing_of(truth.affine))
+    lesions = [
+        {
+            "number": lesion.number,
+            "volume_mm3": lesion.volume_mm3,
+            "centre": list(lesion.centre),
+            "covered": lesion.covered,
+            "found": lesion.found,
+        }
+        for lesion in score.lesions.reference
+    ]
+    return {"case": case, **score.as_row(), "lesions": lesions}

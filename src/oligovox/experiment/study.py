@@ -1,0 +1,144 @@
+"""A whole recipe: cohorts → store → split → pre-training → arms → predictions → scores → page, in one folder.
+
+    RUN/
+      recipe.yaml                      the resolved recipe; the folder belongs to it
+      cohorts/<name>/                  simulated cohorts, as BIDS
+      cohort.tsv, cohort.json          who there is
+      split.json, budgets.json         who is held out, whose labels are used
+      store/                           prepared volumes
+      pretrain/                        checkpoints/, log.jsonl, model/
+      arms/<name>/                     checkpoints/, log.jsonl, model/, predictions/, scores.{json,tsv}, lesions.tsv
+      report.html, report.json         the page
+
+Every part resumes, so a killed run is started again with the same command.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from oligovox.cohort.bids import read_bids
+from oligovox.cohort.manifest import Cohort, merge
+from oligovox.cohort.splits import Split, nested_budgets, save_budgets
+from oligovox.engine.log import say
+from oligovox.errors import SettingsError
+from oligovox.experiment.collect import collect
+from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
+from oligovox.experiment.prediction import predict_cases
+from oligovox.experiment.recipe import Arm, Recipe, read_recipe, write_recipe
+from oligovox.experiment.scoring import score_pairs
+from oligovox.experiment.verbs import Show, finetune, pretrain, quiet
+from oligovox.files import atomic_file, check_writable, sweep
+from oligovox.prepare.pipeline import prepare as prepare_cohort
+from oligovox.prepare.store import Store
+from oligovox.report.page import write_report
+from oligovox.simulate.write import simulate_ms
+
+
+def run(recipe: Path, out: Path, changes: Sequence[str] = (), *, show: Show = quiet) -> dict[str, Any]:
+    """Do everything a recipe says; start it again with the same folder to resume.
+
+    Args:
+        recipe: YAML file.
+        out: run folder.
+        changes: settings changed, as "finetune.training.steps=50".
+        show: progress.
+
+    Raises:
+        InputError: recipe, data or folder cannot be used; nothing is written then.
+        RunError: a stage failed; what was finished stays.
+    """
+    return run_recipe(read_recipe(recipe, tuple(changes)), out, show=show)
+
+
+def demo(out: Path, changes: Sequence[str] = (), *, show: Show = quiet) -> dict[str, Any]:
+    """The demo recipe that ships with the package: a simulated cohort, two arms, one page. Minutes on two cores."""
+    with as_file(files("oligovox") / "recipes" / "demo.yaml") as recipe:
+        return run(recipe, out, changes, show=show)
+
+
+def run_recipe(recipe: Recipe, out: Path, *, show: Show = quiet) -> dict[str, Any]:
+    """`run`, from a recipe that was read already."""
+    cohort, split = _claim(recipe, out, show)
+    store = prepare_cohort(cohort, recipe.prepare, out / "store", workers=recipe.workers, progress=show("prepare"))
+    start = None
+    if recipe.pretrain:
+        people = pretraining_people(recipe, cohort, split)
+        say(f"pre-train: {recipe.pretrain.method} on {len(people)} people")
+        start = pretrain(store, out / "pretrain", stage=recipe.pretrain, network=recipe.network, people=people)
+    for name, arm in recipe.arms.items():
+        _run_arm(name, arm, recipe, cohort, split, store, start, out, show)
+    page = write_report(collect(recipe, cohort, split, store, out, command=_command()), out)
+    say(f"the page: {page.resolve()}")
+    return {"page": str(page.resolve()), "report": str(page.with_suffix(".json").resolve()), "run": str(out.resolve())}
+
+
+def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
+    """Check everything that can be checked before work starts, then make the folder this recipe's own.
+
+    Raises:
+        SettingsError: the folder belongs to another recipe.
+    """
+    text, file = write_recipe(recipe), out / "recipe.yaml"
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise SettingsError(
+            f"{out}: belongs to another recipe (see {file}); choose another --out, or remove the folder"
+        )
+    if not file.exists() and out.exists() and any(out.iterdir()):
+        raise SettingsError(f"{out}: is not empty and not a run of oligovox; choose another --out")
+    check_writable(out)
+    given = {name: read_bids(Path(c.bids)) for name, c in recipe.cohorts.items() if c.bids}
+    with atomic_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    sweep(out)
+    for name, choice in recipe.cohorts.items():
+        if simulated := choice.simulate:
+            folder = out / "cohorts" / name
+            simulate_ms(
+                folder, simulated.ms, subjects=simulated.subjects, seed=simulated.seed, workers=recipe.workers,
+                progress=show(f"simulate {name}"),
+            )  # fmt: skip
+            given[name] = read_bids(folder)
+    ordered = {name: given[name] for name in recipe.cohorts}
+    cohort = merge(ordered) if len(ordered) > 1 else replace(next(iter(ordered.values())), name=next(iter(ordered)))
+    split = draw(recipe, cohort)
+    cohort.save(out / "cohort.tsv")
+    split.save(out / "split.json")
+    pool = label_pool(recipe, cohort, split)
+    save_budgets(out / "budgets.json", nested_budgets(pool, budget_sizes(len(pool), len(split.train)), recipe.seed))
+    return cohort, split
+
+
+def _run_arm(
+    name: str,
+    arm: Arm,
+    recipe: Recipe,
+    cohort: Cohort,
+    split: Split,
+    store: Store,
+    start: Path | None,
+    out: Path,
+    show: Show,
+) -> None:
+    folder = out / "arms" / name
+    people = arm_people(arm, cohort, split)
+    say(f"arm {name}: fine-tune on the labels of {len(people)} people, start: {arm.start}")
+    origin = start if arm.start == "pretrain" else None
+    model = finetune(
+        store, folder, stage=recipe.finetune, network=recipe.network, start=origin, people=people, split=split
+    )
+    written = predict_cases(
+        model, store.of(split.test), folder / "predictions", recipe.predict, show(f"predict {name}")
+    )
+    truth = {case.name: case.label for case in cohort.of(split.test) if case.label}
+    score_pairs({case: (written[case], label) for case, label in truth.items()}, folder, seed=recipe.seed)
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,191 @@
+"""From a store and a choice of method to a model folder: the one road that pre-training and fine-tuning share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from oligovox import catalogue
+from oligovox.engine.fit import fit
+from oligovox.engine.log import say
+from oligovox.engine.model import ModelDescription, load_model, save_model
+from oligovox.engine.runtime import Runtime
+from oligovox.errors import CheckpointError, SettingsError
+from oligovox.experiment.recipe import NetworkChoice, Stage
+from oligovox.method import Method
+from oligovox.networks.encoder import Encoder
+from oligovox.networks.transfer import transfer
+from oligovox.prepare.store import Plan, Store
+from oligovox.sample.augment import augment
+from oligovox.sample.patches import PatchSource, Stream
+from oligovox.settings import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: who is seen, by which method, from where.
+
+    Attributes:
+        method: name in the catalogue.
+        settings: of the method's file.
+        network: the encoder.
+        stage: patch, batch, training, augmentation.
+        streams: what a micro-batch is made of.
+        start: model folder whose weights are the start; None: from scratch.
+        parts: which parts are taken from it.
+        norm_reset: see `networks.transfer`.
+        transductive: images of test people are seen.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+    network: NetworkChoice
+    stage: Stage
+    streams: tuple[Stream, ...]
+    start: Path | None = None
+    parts: tuple[str, ...] = ("encoder", "decoder")
+    norm_reset: bool = False
+    transductive: bool = False
+
+
+def build_encoder(network: NetworkChoice, modalities: tuple[str, ...]) -> Encoder:
+    """The encoder of `networks/<name>.py` for these sequences."""
+    module = catalogue.load("NETWORK", network.name)
+    settings = parse(module.Settings, network.settings, f"network {network.name}")
+    encoder: Encoder = module.NETWORK(modalities, settings)
+    return encoder
+
+
+def build_method(name: str, settings: Mapping[str, Any], encoder: Encoder) -> Method[Any]:
+    """The method `<name>` around an encoder."""
+    module = catalogue.load("METHOD", name)
+    method: Method[Any] = module.METHOD(encoder, parse(module.Settings, settings, f"method {name}"))
+    return method
+
+
+def train(
+    job: Job, store: Store, out: Path, *, validate: Callable[[nn.Module], Mapping[str, float]] | None = None
+) -> Path:
+    """Train and export; a killed run resumes, a finished one returns at once.
+
+    Args:
+        job: what to train.
+        store: prepared volumes.
+        out: run folder: checkpoints/, log.jsonl, model/.
+        validate: exported network → metrics; the best by 'dice' is exported, without it the last.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        SettingsError: method, network, patch and data do not fit; said before step 0.
+        CheckpointError: the start belongs to another architecture.
+    """
+    stage, plan = job.stage, store.plan
+    runtime = Runtime(stage.training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.training.seed)
+        encoder = build_encoder(job.network, plan.modalities)
+        method = build_method(job.method, job.settings, encoder)
+    _check(job, method, encoder, plan)
+    start = _load_start(job, method) if job.start else None
+    source = PatchSource(plan, job.streams, stage.patch, stage.training.seed)
+    description = describe(job, store, start)
+    result = fit(
+        method,
+        source.batch,
+        stage.training,
+        out,
+        runtime=runtime,
+        augment=lambda batch, rng: augment(batch, stage.augmentation, rng),
+        validate=(lambda m: validate(m.export())) if validate else None,
+        describe=description.model_dump(mode="json") | stage.model_dump(mode="json", include={"batch", "augmentation"}),
+    )
+    if runtime.is_main:
+        save_model(out / "model", result.best_method().export(), description)
+    runtime.barrier()
+    return out / "model"
+
+
+def describe(job: Job, store: Store, start: ModelDescription | None) -> ModelDescription:
+    """What a model folder says about itself; whose images its start has seen, it has seen as well."""
+    seen = {case.person for stream in job.streams for case in stream.cases} | set(start.trained_on if start else ())
+    return ModelDescription(
+        method=job.method,
+        settings=dict(job.settings),
+        network=job.network.name,
+        network_settings=job.network.settings,
+        modalities=store.plan.modalities,
+        plan=store.plan.model_dump(mode="json"),
+        labels=dict(store.labels),
+        patch=job.stage.patch,
+        trained_on=tuple(sorted(seen)),
+        transductive=job.transductive or (start is not None and start.transductive),
+        parent=start.identity if start else None,
+    )
+
+
+def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
+    """The network of a model folder, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: not a model folder, or its weights do not fit the network it names.
+    """
+    weights, description = load_model(model_folder(folder))
+    network = NetworkChoice(name=description.network, settings=description.network_settings)
+    encoder = build_encoder(network, description.modalities)
+    module = build_method(description.method, description.settings, encoder).export()
+    expected, found = set(module.state_dict()), set(weights)
+    if expected != found:
+        first = sorted(expected ^ found)[0]
+        raise CheckpointError(f"{folder}: tensor '{first}' is {'missing' if first in expected else 'unknown'}; "
+                              f"the weights are not those of a {description.network} trained by {description.method}")  # fmt: skip
+    module.load_state_dict(weights)
+    return module.eval(), description
+
+
+def model_folder(path: Path) -> Path:
+    """A model folder, given itself or the run folder around it.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    for candidate in (path, path / "model"):
+        if (candidate / "model.json").is_file():
+            return candidate
+    raise CheckpointError(f"{path}: no model.json in it; expected a run folder (with model/) or a model folder")
+
+
+def start_network(folder: Path) -> NetworkChoice:
+    """The network a pre-trained start was trained with."""
+    _, description = load_model(model_folder(folder))
+    return NetworkChoice(name=description.network, settings=description.network_settings)
+
+
+def _check(job: Job, method: Method[Any], encoder: Encoder, plan: Plan) -> None:
+    needs, patch = method.needs, job.stage.patch
+    if len(plan.modalities) < needs.modalities:
+        raise SettingsError(f"method {job.method} needs at least {needs.modalities} sequences, "
+                            f"the store has {', '.join(plan.modalities)}; prepare more sequences or choose another method")  # fmt: skip
+    for multiple, who in ((encoder.strides[-1], f"network {job.network.name}"), (needs.patch_multiple, job.method)):
+        if wrong := [side for side in patch if side % multiple]:
+            nearest = max(multiple, round(wrong[0] / multiple) * multiple)
+            raise SettingsError(
+                f"patch {patch}: {wrong[0]} is not a multiple of {multiple}, as {who} needs; try {nearest}"
+            )
+    if needs.unlabelled and not any(not stream.use_labels for stream in job.streams):
+        raise SettingsError(f"method {job.method} needs unlabelled cases beside the labelled ones; there are none")
+
+
+def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
+    assert job.start is not None
+    folder = model_folder(job.start)
+    weights, description = load_model(folder)
+    report = transfer(weights, description.modalities, method.export(), parts=job.parts, norm_reset=job.norm_reset)
+    say(f"start from {folder}: {report.summary()}")
+    return description

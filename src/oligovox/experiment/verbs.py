@@ -1,0 +1,366 @@
+"""The verbs, one by one. Each takes folders, writes one folder, and resumes where it was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from oligovox import catalogue
+from oligovox.cohort.bids import read_bids
+from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.splits import Split, nested_budgets
+from oligovox.engine.log import say
+from oligovox.engine.model import ModelDescription
+from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError, nearest
+from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, changed
+from oligovox.experiment.scoring import score_pairs
+from oligovox.experiment.training import Job, model_folder, start_network, train
+from oligovox.files import check_writable
+from oligovox.infer.window import predict_case
+from oligovox.metrics.overlap import dice
+from oligovox.prepare.pipeline import prepare as prepare_cohort
+from oligovox.prepare.store import Plan, Store, StoredCase
+from oligovox.report.page import load_report, write_index, write_report
+from oligovox.sample.patches import Stream
+from oligovox.settings import parse
+from oligovox.simulate.ms import MSRecipe
+from oligovox.simulate.write import simulate_ms
+
+Show = Callable[[str], Callable[[int, int, str], None]]
+"""Title → a progress callback (done, total, name of the case)."""
+
+
+def quiet(title: str) -> Callable[[int, int, str], None]:
+    """No progress shown."""
+    return lambda done, total, name: None
+
+
+def simulate(
+    out: Path,
+    *,
+    kind: str = "ms",
+    subjects: int = 40,
+    seed: int = 0,
+    field: str = "3T",
+    labelled: int | None = None,
+    workers: int = 2,
+    changes: Sequence[str] = (),
+    show: Show = quiet,
+) -> dict[str, Any]:
+    """Write a simulated cohort as BIDS.
+
+    Args:
+        out: folder to write.
+        kind: which cohort; 'ms'.
+        subjects: how many.
+        seed: of the cohort; subject k is the same whatever the number of subjects.
+        field: field strength; '3T'.
+        labelled: write lesion masks for the first so many only; None: for all.
+        workers: processes.
+        changes: settings of `simulate.ms.MSRecipe` as key=value.
+        show: progress.
+
+    Raises:
+        SettingsError: unknown kind, field or setting.
+        OutputError: the folder cannot be written.
+    """
+    if kind != "ms":
+        raise SettingsError(f"unknown cohort '{kind}'; {nearest(kind, ['ms'])}")
+    if field != "3T":
+        raise SettingsError(f"unknown field strength '{field}'; known are: 3T")
+    recipe = changed(MSRecipe, changes, "simulate ms")
+    check_writable(out)
+    simulate_ms(
+        out, recipe, subjects=subjects, seed=seed, labelled=labelled, workers=workers, progress=show("simulate")
+    )
+    return {"cohort": str(out), "subjects": subjects, "seed": seed}
+
+
+def prepare(
+    data: Path,
+    store: Path,
+    *,
+    modalities: Sequence[str] = (),
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    mask: str = "lesion",
+    workers: int = 2,
+    show: Show = quiet,
+) -> dict[str, Any]:
+    """Turn a BIDS folder or a cohort table into a store.
+
+    Args:
+        data: BIDS folder or .tsv table.
+        store: folder to write.
+        modalities: sequences to keep, in order; empty: all that occur.
+        spacing: voxel size in mm.
+        mask: name of the lesion masks in derivatives.
+        workers: processes.
+        show: progress.
+
+    Raises:
+        InputError: one line for the first thing that is wrong with the data.
+    """
+    cohort = read_cohort(data, mask=mask)
+    plan = parse(Plan, {"modalities": tuple(modalities) or cohort.modalities, "spacing": spacing}, "prepare")
+    check_writable(store)
+    made = prepare_cohort(cohort, plan, store, workers=workers, progress=show("prepare"))
+    labelled = sum(case.labelled for case in made.cases)
+    return {"store": str(store), "cases": len(made.cases), "labelled": labelled, "modalities": list(plan.modalities)}
+
+
+def read_cohort(data: Path, *, mask: str = "lesion") -> Cohort:
+    """A cohort from a BIDS folder or from a table written by `Cohort.save`."""
+    return Cohort.load(data) if data.suffix == ".tsv" else read_bids(data, mask=mask)
+
+
+def pretrain(
+    store: Store | Path,
+    out: Path,
+    *,
+    stage: Pretrain | None = None,
+    network: NetworkChoice | None = None,
+    people: Sequence[str] | None = None,
+    split: Split | None = None,
+) -> Path:
+    """Pre-train on images; labels are not read.
+
+    Args:
+        store: prepared volumes.
+        out: run folder: checkpoints/, log.jsonl, model/.
+        stage: method, patch, batch, schedule; None: the defaults.
+        network: the encoder; None: the default.
+        people: whose images are seen; None: everyone, without the test and validation people of `split`.
+        split: who is held out.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        SettingsError: method, network, patch and data do not fit; said before the first step.
+    """
+    store, stage = _opened(store), stage or Pretrain()
+    if people is None:
+        people = [person for person in store.people if split is None or person not in (*split.test, *split.validation)]
+    check_writable(out)
+    job = Job(
+        method=stage.method,
+        settings=stage.settings,
+        network=network or NetworkChoice(),
+        stage=stage,
+        streams=(Stream(store.of(people), stage.batch, use_labels=False),),
+        transductive=stage.transductive,
+    )
+    return train(job, store, out)
+
+
+def finetune(
+    store: Store | Path,
+    out: Path,
+    *,
+    stage: Finetune | None = None,
+    network: NetworkChoice | None = None,
+    start: Path | None = None,
+    people: Sequence[str] | None = None,
+    labels: int | None = None,
+    split: Split | None = None,
+) -> Path:
+    """Train a segmentation network on few labels.
+
+    Args:
+        store: prepared volumes.
+        out: run folder: checkpoints/, log.jsonl, model/.
+        stage: patch, batch, schedule; None: the defaults.
+        network: the encoder; None: that of `start`, or the default.
+        start: pre-trained run or model folder; None: from scratch.
+        people: whose labels are used; None: everyone labelled, without the test and validation people of `split`.
+        labels: use so many of them, a nested draw by the training's seed; None: all.
+        split: who is held out; the best checkpoint is chosen by Dice on its validation people, without any the last is kept.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        LabelError: nobody has a label, or fewer than `labels` have.
+        SettingsError: network, patch and data do not fit; said before the first step.
+    """
+    store, stage = _opened(store), stage or Finetune()
+    if people is None:
+        unused = {*split.test, *split.validation} if split else set()
+        people = sorted({case.person for case in store.labelled} - unused)
+    cases = tuple(case for case in store.of(people) if case.labelled)
+    if not cases or len(people) < (labels or 0):
+        raise LabelError(
+            f"{store.root}: {len(people) if cases else 0} people with a label may be used, {labels or 'at least 1'} wanted; "
+            "label more cases, or hold out fewer people"
+        )
+    if labels:
+        people = nested_budgets(people, [labels], stage.training.seed)[labels]
+        cases = tuple(case for case in cases if case.person in people)
+    check_writable(out)
+    job = Job(
+        method="segmentation",
+        settings={"labels": {name: index for index, name in enumerate(store.labels, start=1)}, **stage.settings},
+        network=network or (start_network(start) if start else NetworkChoice()),
+        stage=stage,
+        streams=(Stream(cases, stage.batch, "lesion", stage.lesion_share),),
+        start=start,
+        parts=stage.parts,
+        norm_reset=stage.norm_reset,
+    )
+    held_out = store.of(split.validation) if split else ()
+    watched = [(case, label) for case in held_out if (label := case.label()) is not None]
+    return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
+
+
+def _opened(store: Store | Path) -> Store:
+    return Store.open(store) if isinstance(store, Path) else store
+
+
+def _validator(
+    cases: Sequence[tuple[StoredCase, NDArray[Any]]], plan: Plan, job: Job
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    """Mean Dice of the validation cases on the prepared grid, any class against background."""
+
+    regions = region_outputs(job.settings)
+
+    def validate(network: nn.Module) -> Mapping[str, float]:
+        values = []
+        for case, label in cases:
+            activation: Literal["sigmoid", "softmax"] = "sigmoid" if regions else "softmax"
+            found = predict_case(network, case, plan, patch=job.stage.patch, overlap=0.25, activation=activation)
+            values.append(dice(np.any(found > 0.5, axis=0) if regions else found.argmax(0), label))
+        return {"dice": sum(values) / len(values)}
+
+    return validate
+
+
+def predict(
+    model: Path,
+    data: Path,
+    out: Path,
+    *,
+    people: Sequence[str] = (),
+    options: Predict | None = None,
+    workers: int = 2,
+    show: Show = quiet,
+) -> dict[str, Any]:
+    """Predict every case of `data` on its own grid, as BIDS derivatives.
+
+    Args:
+        model: run or model folder of `finetune`.
+        data: BIDS folder, cohort table or store; what is not a store is prepared with the model's own plan, in `out`.
+        out: folder for the predictions.
+        people: only these; empty: everyone.
+        options: sliding window; None: the defaults.
+        workers: processes that prepare.
+        show: progress.
+
+    Raises:
+        CheckpointError: not a segmentation model.
+        CohortError: no case has a sequence that the model knows.
+    """
+    model = model_folder(model)
+    _, description = load_segmentation(model)
+    check_writable(out)
+    store = _store_for(data, description, out, workers, show)
+    cases = store.of(people) if people else store.cases
+    written = predict_cases(model, cases, out, options or Predict(), show("predict"))
+    return {
+        "predictions": str(out),
+        "cases": len(written),
+        "files": {name: str(path) for name, path in written.items()},
+    }
+
+
+def _store_for(data: Path, description: ModelDescription, out: Path, workers: int, show: Show) -> Store:
+    """The store given, if it was prepared as the model wants it; otherwise a new one below `out`. Labels are not read."""
+    plan = parse(Plan, description.plan, "plan of the model")
+    if (data / "store.json").is_file():
+        store = Store.open(data)
+        if store.plan != plan:
+            raise CheckpointError(
+                f"{data}: prepared by another plan than the model's ({plan}); predict from the BIDS folder"
+            )
+        return store
+    cohort = read_cohort(data)
+    known = [replace(case, label=None) for case in cohort.cases if set(case.images) & set(plan.modalities)]
+    for case in cohort.cases:
+        if not set(case.images) & set(plan.modalities):
+            say(f"{case.name}: left out; it has {', '.join(case.images)}, the model knows {', '.join(plan.modalities)}")
+    if not known:
+        raise CohortError(f"{data}: no case has a sequence that the model knows ({', '.join(plan.modalities)})")
+    cohort = Cohort(cases=tuple(known), labels=description.labels, name=cohort.name)
+    return prepare_cohort(cohort, plan, out / "sourcedata" / "store", workers=workers, progress=show("prepare"))
+
+
+def evaluate(predictions: Path, truth: Path, out: Path, *, mask: str = "lesion") -> dict[str, Any]:
+    """Score predictions against reference masks on the same grid; every labelled case must have a prediction.
+
+    Args:
+        predictions: folder written by `predict`.
+        truth: BIDS folder or cohort table with the masks.
+        out: folder for scores.json, scores.tsv, lesions.tsv.
+        mask: name of the lesion masks in derivatives.
+
+    Raises:
+        CohortError: a prediction is missing, or nothing is labelled.
+        GeometryError: a prediction lies on another grid than its reference.
+    """
+    cohort = read_cohort(truth, mask=mask)
+    check_writable(out)
+    pairs = {case.name: (_prediction_of(case, predictions), case.label) for case in cohort.cases if case.label}
+    return {"scores": str(out), **score_pairs(pairs, out)}
+
+
+def _prediction_of(case: Case, folder: Path) -> Path:
+    """The one label map of this subject and session in a folder of derivatives; where there is none, the name it should have."""
+    session = f"_ses-{case.session}" if case.session else ""
+    stem = f"sub-{case.subject}{session}_"
+    home = folder / case.dataset if case.dataset else folder
+    found = [
+        path for end in ("mask", "dseg") for path in sorted(home.glob(f"sub-{case.subject}/**/{stem}*_{end}.nii.gz"))
+    ]
+    found = [path for path in found if "brain" not in path.name and "sourcedata" not in path.parts]
+    if len(found) > 1:
+        raise CohortError(
+            f"{case.name}: {len(found)} predictions in {home} ({found[0].name}, {found[1].name} …); keep one"
+        )
+    return found[0] if found else home / f"sub-{case.subject}" / f"{stem}label-lesion_mask.nii.gz"
+
+
+def report(runs: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
+    """Draw the page of each run again; with several runs also an overview in `out`.
+
+    Raises:
+        CohortError: a folder has no report.json; `oligovox run` writes it.
+    """
+    reports = [load_report(run / "report.json") for run in runs]
+    pages = [str(write_report(content, run)) for content, run in zip(reports, runs, strict=True)]
+    if out is not None:
+        check_writable(out)
+        pages.append(str(write_index(reports, out)))
+    return {"pages": pages}
+
+
+def methods() -> list[dict[str, Any]]:
+    """Every method: name, room, summary, source, deviations, settings with default and meaning."""
+    found = []
+    for entry in catalogue.entries("METHOD").values():
+        fields = catalogue.load("METHOD", entry.name).Settings.model_fields
+        settings = [
+            {
+                "name": name,
+                "default": field.get_default(call_default_factory=True),
+                "description": field.description or "",
+            }
+            for name, field in fields.items()
+        ]
+        found.append({**asdict(entry), "settings": settings})
+    return found

@@ -1,0 +1,69 @@
+"""Teacher: a frozen copy of a student that follows it as an exponential moving average.
+
+Source: Tarvainen and Valpola 2017, "Mean teachers are better role models", arXiv 1703.01780.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+
+class Teacher(nn.Module):
+    """Starts equal to the student; is never trained by gradient, only by `update`.
+
+    Stays in evaluation mode whatever mode the method is put in, except for dropout where that is asked for.
+
+    Attributes:
+        module: the averaged copy; this is what to export.
+
+    Args:
+        student: any module, or several in an `nn.ModuleDict`.
+        dropout: keep dropout layers active while the method trains (several different passes of one input).
+    """
+
+    def __init__(self, student: nn.Module, *, dropout: bool = False) -> None:
+        super().__init__()
+        self.module = deepcopy(student).requires_grad_(False)
+        self.dropout = dropout
+        self.train(self.training)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the copy makes of these arguments, without a gradient."""
+        return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, momentum: float) -> None:
+        """Parameters θ' ← momentum · θ' + (1 − momentum) · θ; buffers are copied.
+
+        Args:
+            student: the module this teacher was built from.
+            momentum: in [0, 1]; 0 copies the student. See `warm_momentum`.
+        """
+        for mine, theirs in zip(self.module.parameters(), student.parameters(), strict=True):
+            mine.lerp_(theirs, 1.0 - momentum)
+        for kept, current in zip(self.module.buffers(), student.buffers(), strict=True):
+            kept.copy_(current)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Evaluation mode; training mode only for dropout layers, where it was asked for."""
+        super().train(False)
+        for layer in self.modules():
+            if isinstance(layer, _DropoutNd):
+                layer.train(mode and self.dropout)
+        return self
+
+
+def warm_momentum(step: int, ceiling: float) -> float:
+    """min(1 − 1 / (step + 1), ceiling): the plain mean of the first students, then an exponential one.
+
+    Args:
+        step: optimiser steps done, from 0; at 0 the student is copied.
+        ceiling: in [0, 1], such as 0.99.
+    """
+    return min(1.0 - 1.0 / (step + 1), ceiling)

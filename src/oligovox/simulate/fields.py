@@ -1,0 +1,48 @@
+"""Smooth random fields: the one building block of deformations, bias fields, lesion borders and texture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Volume = NDArray[np.float32]
+"""Array (x, y, z) in RAS order, float32."""
+
+_CLIP = 2.5
+"""Lattice values are cut at this many standard deviations, so that no field has an outlier."""
+
+
+def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: float, scale: float) -> Volume:
+    """A Gaussian random field, smooth over about `scale` mm: a cubic B-spline over random values on a lattice.
+
+    Args:
+        rng: the only source of chance.
+        shape: voxels along (x, y, z).
+        spacing: voxel size in mm.
+        scale: lattice spacing in mm; the field is uncorrelated beyond four of them.
+
+    Returns:
+        (x, y, z), mean 0 and variance 1 (a few per cent less for the clipping) at every voxel.
+    """
+    bases = [_basis(count, spacing / scale) for count in shape]
+    lattice = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32).clip(-_CLIP, _CLIP)
+    for basis in bases:  # each turn contracts the first axis and appends the voxel axis at the end
+        lattice = np.tensordot(lattice, basis, axes=(0, 1))
+    return lattice
+
+
+def _basis(count: int, step: float) -> NDArray[np.float32]:
+    """Cubic B-spline weights (voxel, knot) at positions 0, step, 2 step …; rows of unit length keep the variance 1."""
+    position = np.arange(count) * step
+    distance = np.abs(position[:, None] - (np.arange(int(position[-1]) + 4) - 1))
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    weights = np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6)
+    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+
+
+def smoothstep(value: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    """0 below `low`, 1 above `high`, a cubic with level ends between."""
+    t = np.clip((value - low) / (high - low), 0, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)

@@ -1,0 +1,143 @@
+"""Supervised segmentation of lesions from the cases that are labelled.
+
+Source: Isensee et al. 2021 (nnU-Net, doi 10.1038/s41592-020-01008-z): Dice + cross-entropy, deep supervision.
+Deviates: voxels nobody looked at (-1) are left out one by one; losses are means over labelled samples; Dice is smoothed by one voxel
+    so that patches without a lesion still teach; see `losses/dice.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from oligovox import settings as base
+from oligovox.errors import LabelError
+from oligovox.losses.dice import binary_cross_entropy, cross_entropy, dice_loss
+from oligovox.method import Clock, Losses, Method, Needs
+from oligovox.networks.compose import SegmentationNetwork
+from oligovox.networks.decoder import Decoder
+from oligovox.networks.encoder import Encoder
+from oligovox.networks.heads import SegmentationHead
+from oligovox.sample.batch import Batch
+
+
+class Settings(base.Settings):
+    """Choices of supervised segmentation."""
+
+    mode: Literal["classes", "regions"] = Field(
+        "classes", description="classes exclude each other (softmax, background first); regions may overlap (sigmoid)"
+    )
+    labels: dict[str, tuple[int, ...]] = Field(
+        {"lesion": (1,)},
+        min_length=1,
+        description="output → label values it stands for; a list of names stands for 1, 2, …",
+    )
+    deep_supervision: int = Field(
+        3,
+        ge=1,
+        description="decoder resolutions that are supervised, with weights 1, 1/2, 1/4, … of their sum; 1 is full only",
+    )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _spelled_out(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            return {name: (values,) if isinstance(values, int) else values for name, values in given.items()}
+        return (
+            {name: (value,) for value, name in enumerate(given, start=1)} if isinstance(given, (list, tuple)) else given
+        )
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Settings:
+        values = [value for group in self.labels.values() for value in group]
+        if not all(self.labels.values()) or min(values) < 1:
+            raise ValueError("labels: every output needs a label value, and values start at 1 (0 is background)")
+        if self.mode == "classes" and len(set(values)) < len(values):
+            raise ValueError(
+                "labels: a label value stands in two classes; let classes exclude each other or set mode to regions"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Views:
+    """What is shown, and the label (-1 where nobody looked)."""
+
+    image: Float[Tensor, "b m x y z"]
+    present: Bool[Tensor, "b m"]
+    label: Int[Tensor, "b x y z"]
+
+
+@final
+class Segmentation(Method[Views]):
+    """Encoder, decoder, a 1 × 1 × 1 head, and one more head for each coarser resolution that is supervised."""
+
+    needs = Needs(labels=True)
+
+    def __init__(self, encoder: Encoder, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        outputs = len(settings.labels) + (settings.mode == "classes")
+        decoder = Decoder(encoder.channels, encoder.strides)
+        self.network = SegmentationNetwork(encoder, decoder, SegmentationHead(decoder.channels[0], outputs))
+        self.strides = decoder.strides[: settings.deep_supervision]
+        self.coarser = nn.ModuleList(
+            SegmentationHead(channels, outputs) for channels in decoder.channels[1 : settings.deep_supervision]
+        )
+
+    def views(self, batch: Batch, rng: torch.Generator) -> Views:
+        """The batch as it is; augmentation happened before.
+
+        Raises:
+            LabelError: the batch carries no label at all.
+        """
+        if batch.label is None:
+            raise LabelError(
+                f"segmentation: no label in the batch of {', '.join(batch.cases)}; mark unlabelled voxels with -1"
+            )
+        return Views(batch.image, batch.present, batch.label)
+
+    def losses(self, views: Views, clock: Clock) -> Losses:
+        """Dice and cross-entropy, each the weighted mean over resolutions; 0 where no voxel is labelled."""
+        features = self.network.decoder(self.network.encoder(views.image, views.present))
+        heads = [self.network.head, *self.coarser]
+        weights = [0.5**level for level in range(len(heads))]
+        parts = [
+            weight * self._compare(head(feature), _every(views.label, stride))
+            for weight, head, feature, stride in zip(weights, heads, features, self.strides, strict=False)
+        ]
+        dice, entropy = torch.stack(parts).sum(0) / sum(weights)
+        return Losses({"dice": dice, "cross_entropy": entropy})
+
+    def _compare(self, logits: Float[Tensor, "b c x y z"], label: Int[Tensor, "b x y z"]) -> Tensor:
+        """Dice loss and cross-entropy at one resolution, stacked."""
+        counted = label >= 0
+        groups = self.settings.labels.values()
+        target = torch.stack([torch.isin(label, torch.tensor(g, device=label.device)) for g in groups], dim=1)
+        logits = logits.float()
+        if self.settings.mode == "regions":
+            pair = dice_loss(logits.sigmoid(), target, counted), binary_cross_entropy(logits, target, counted)
+        else:
+            channel = target.long().argmax(1) + 1
+            channel = channel.where(target.any(1), 0)
+            pair = dice_loss(logits.softmax(1)[:, 1:], target, counted), cross_entropy(logits, channel, counted)
+        return torch.stack(pair)
+
+    def export(self) -> nn.Module:
+        """(image, present) → logits, without the coarser heads."""
+        return self.network
+
+
+def _every(label: Int[Tensor, "b x y z"], stride: int) -> Int[Tensor, "b u v w"]:
+    """The label on a coarser grid: of each cube of voxels the one beside its centre, without mixing."""
+    first = stride // 2
+    return label[:, first::stride, first::stride, first::stride]
+
+
+METHOD = Segmentation

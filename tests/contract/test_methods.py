@@ -1,0 +1,243 @@
+"""One list of questions for every method found in pretext/, semi/ and tasks/. A new method is asked without any edit here."""
+
+from __future__ import annotations
+
+import ast
+import random
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from oligovox.catalogue import entries, load
+from oligovox.method import Clock, Losses, Method
+from oligovox.networks.encoder import Encoder
+from oligovox.sample.batch import Batch
+
+ROOT = Path(__file__).parents[2]
+METHODS = entries("METHOD")
+SEQUENCES = ("T1w", "T2w", "FLAIR", "T1wGd")
+CLOCK = Clock(step=3, total=10)
+
+pytestmark = pytest.mark.parametrize("name", METHODS)
+
+
+def build(name: str, sequences: tuple[str, ...] = SEQUENCES[:3], seed: int = 0) -> Method:
+    torch.manual_seed(seed)  # only to draw the first weights
+    module, network = load("METHOD", name), load("NETWORK", "resenc")
+    return module.METHOD(network.NETWORK(sequences, network.Settings(preset="nano")), module.Settings())
+
+
+def make_batch(method: Method, sequences: tuple[str, ...] = SEQUENCES[:3], samples: int = 2) -> Batch:
+    """Two balls of tissue, a bright lesion in each, a slab that nobody labelled."""
+    side = 32
+    assert side % method.needs.patch_multiple == 0, "the patch of this test does not suit the method: make it larger"
+    axis = torch.linspace(-1, 1, side)
+    radius = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2).sqrt()
+    foreground = (radius < 1.1).expand(samples, 1, side, side, side).clone()
+    label = torch.zeros(samples, side, side, side, dtype=torch.int64)
+    label[:, 8:15, 10:20, 12:18] = 1
+    rng = torch.Generator().manual_seed(7)
+    noise = torch.randn(samples, len(sequences), side, side, side, generator=rng)
+    waves = torch.stack([torch.sin((3 + m) * radius) for m in range(len(sequences))])
+    image = (waves + 2.0 * label[:, None] + 0.1 * noise) * foreground
+    label[:, -4:] = -1
+    return Batch(
+        image=image,
+        present=torch.ones(samples, len(sequences), dtype=torch.bool),
+        foreground=foreground,
+        spacing=torch.ones(samples, 3),
+        label=label,
+        grade=torch.arange(samples) % 2,
+        modalities=sequences,
+        cases=tuple(f"case{i}" for i in range(samples)),
+    )
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def step(method: Method, batch: Batch, seed: int = 0) -> Losses:
+    return method.losses(method.views(batch, rng(seed)), CLOCK)
+
+
+def tensors(value: object) -> dict[str, Tensor]:
+    """Every tensor in a (nested) dataclass, mapping or sequence, by path."""
+    if isinstance(value, Tensor):
+        return {"": value}
+    if is_dataclass(value):
+        inner = {f.name: getattr(value, f.name) for f in fields(value)}
+    elif isinstance(value, dict):
+        inner = value
+    elif isinstance(value, (list, tuple)):
+        inner = dict(enumerate(value))
+    else:
+        return {}
+    return {f"{key}.{path}": found for key, part in inner.items() for path, found in tensors(part).items()}
+
+
+def copy(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {path: tensor.clone() for path, tensor in found.items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[path], right[path]) for path in left)
+
+
+def test_the_same_rng_gives_the_same_views(name: str) -> None:
+    method = build(name)
+    batch = make_batch(method)
+    first, second = method.views(batch, rng()), method.views(batch, rng())
+    assert type(first).__dataclass_params__.frozen, "Views is a frozen dataclass"
+    assert tensors(first)
+    assert same(tensors(first), tensors(second))
+
+
+def test_no_global_rng_is_touched(name: str) -> None:
+    method = build(name)
+    batch = make_batch(method)
+    torch_state, numpy_state = torch.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002
+    totals = []
+    for seed in range(2):  # the run-time type checker itself draws from `random`, so look at the outcome there
+        random.seed(seed)
+        totals.append(step(method, batch).total)
+    assert torch.equal(*totals)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert repr(np.random.get_state()) == numpy_state  # noqa: NPY002
+
+
+def test_the_batch_is_not_changed(name: str) -> None:
+    method = build(name)
+    batch = make_batch(method)
+    before = copy(tensors(batch))
+    step(method, batch).total.backward()
+    assert same(tensors(batch), before)
+
+
+def test_losses_change_nothing_on_self(name: str) -> None:
+    method = build(name)
+    weights, held = copy(method.state_dict()), {key: id(value) for key, value in vars(method).items()}
+    step(method, make_batch(method))
+    assert same(method.state_dict(), weights)
+    assert {key: id(value) for key, value in vars(method).items()} == held
+
+
+def test_terms_are_finite_scalars_and_weights_name_terms(name: str) -> None:
+    method = build(name)
+    for seed in range(3):
+        losses = step(method, make_batch(method), seed)
+        assert losses.terms
+        assert set(losses.weights) <= set(losses.terms)
+        assert all(term.shape == () and term.isfinite() for term in losses.terms.values())
+        assert losses.total.item() > 0
+
+
+def test_terms_are_float32_and_finite_in_mixed_precision(name: str) -> None:
+    method = build(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = step(method, make_batch(method))
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in losses.terms.values())
+
+
+def test_every_trainable_parameter_receives_a_gradient(name: str) -> None:
+    method = build(name)
+    for seed in range(3):
+        step(method, make_batch(method), seed).total.backward()
+    dead = [key for key, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert dead == []
+
+
+def test_every_setting_is_read(name: str) -> None:
+    module = load("METHOD", name)
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    outside = [node for node in tree.body if not (isinstance(node, ast.ClassDef) and node.name == "Settings")]
+    read = {node.attr for part in outside for node in ast.walk(part) if isinstance(node, ast.Attribute)}
+    assert set(module.Settings.model_fields) <= read
+    assert all(field.description for field in module.Settings.model_fields.values())
+
+
+def test_state_dict_round_trip(name: str) -> None:
+    one, other = build(name, seed=0), build(name, seed=1)
+    batch = make_batch(one)
+    assert not torch.equal(step(one, batch).total, step(other, batch).total)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(step(one, batch).total, step(other, batch).total)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_any_number_of_modalities_or_said_before_the_first_step(name: str, count: int) -> None:
+    sequences = SEQUENCES[:count]
+    method = build(name, sequences)
+    if method.needs.modalities <= count:
+        assert step(method, make_batch(method, sequences)).total.isfinite()
+    else:
+        assert count < len(SEQUENCES), "a method must run on four modalities"
+
+
+def test_absent_modalities(name: str) -> None:
+    method = build(name)
+    batch = make_batch(method, samples=3)
+    present = torch.tensor([[True, False, True], [False, False, True], [True, True, False]])
+    batch = replace(batch, present=present, image=batch.image * present[:, :, None, None, None])
+    for seed in range(3):
+        losses = step(method, batch, seed)
+        losses.total.backward()
+        assert losses.total.isfinite()
+    assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+
+
+def test_a_batch_without_labels_or_without_foreground(name: str) -> None:
+    """Nothing to learn from is no reason to stop: a loss of 0 or more, and gradients that are finite."""
+    method = build(name)
+    batch = make_batch(method)
+    unlabelled = replace(batch, label=torch.full_like(batch.label, -1), grade=torch.full_like(batch.grade, -1))
+    empty = replace(unlabelled, image=torch.zeros_like(batch.image), foreground=torch.zeros_like(batch.foreground))
+    for case in (unlabelled, empty):
+        losses = step(method, case)
+        losses.total.backward()
+        assert losses.total.item() >= 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters() if p.requires_grad)
+
+
+def test_thirty_steps_lower_the_loss(name: str) -> None:
+    method = build(name)
+    batch = make_batch(method)
+    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=5e-3)
+    totals = []
+    for number in range(30):
+        losses = method.losses(method.views(batch, rng(number % 3)), Clock(number, 30))
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        method.after_step(losses, Clock(number, 30))
+        totals.append(losses.total.item())
+    assert np.mean(totals[-3:]) < 0.9 * np.mean(totals[:3])
+
+
+def test_export(name: str) -> None:
+    method = build(name)
+    batch = make_batch(method)
+    exported = method.export()
+    assert isinstance(exported.encoder, Encoder)
+    assert {key.split(".")[0] for key in exported.state_dict()} <= {"encoder", "decoder", "head"}
+    trained = {id(p) for p in method.parameters()}
+    assert all(id(p) in trained for p in exported.parameters()), "what leaves is what was trained, not a copy"
+    if METHODS[name].room != "pretext":
+        assert hasattr(exported, "decoder")
+        assert hasattr(exported, "head")
+        logits = exported(batch.image, batch.present)
+        assert logits.shape[0] == len(batch)
+        assert logits.shape[2:] == batch.image.shape[2:]
+
+
+def test_source_page_and_test_stand_beside_it(name: str) -> None:
+    entry = METHODS[name]
+    assert entry.summary.endswith(".")
+    assert entry.source
+    assert entry.deviates
+    assert (ROOT / "docs" / "methods" / f"{name}.md").is_file()
+    assert (ROOT / "tests" / entry.room / f"test_{name}.py").is_file()

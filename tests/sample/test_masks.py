@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oligovox.errors import SettingsError
+from oligovox.sample.masks import random_blocks
+
+SIDES = st.tuples(*[st.integers(1, 13)] * 3)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grid_of(mask: torch.Tensor, block: int, offset: tuple[int, int, int]) -> torch.Tensor | None:
+    """The mask's blocks on the grid with this offset, or None where the mask does not lie on that grid."""
+    first = [(torch.arange(side) + start) // block for side, start in zip(mask.shape, offset, strict=True)]
+    shape = [int(index[-1]) + 1 for index in first]
+    blocks = torch.zeros(shape, dtype=torch.bool)
+    x, y, z = torch.meshgrid(*first, indexing="ij")
+    blocks[x[mask], y[mask], z[mask]] = True
+    return blocks if torch.equal(blocks[x, y, z], mask) else None
+
+
+@settings(max_examples=40, deadline=None)
+@given(sides=SIDES, block=st.integers(1, 6), ratio=st.floats(0, 1), shared=st.booleans(), seed=st.integers(0, 999))
+def test_each_channel_hides_the_exact_number_of_whole_blocks_of_one_grid(sides, block, ratio, shared, seed):
+    hidden = random_blocks((2, 3, *sides), block, ratio, seeded(seed), shared)
+    offsets = torch.cartesian_prod(*[torch.arange(block)] * 3).tolist()
+    for sample in hidden:
+
+        def exact(offset, sample=sample):
+            grids = [grid_of(channel, block, offset) for channel in sample]
+            return all(g is not None and int(g.sum()) == round(ratio * g.numel()) for g in grids)
+
+        assert any(exact(offset) for offset in offsets)
+        if shared:
+            assert (sample == sample[0]).all()
+
+
+def test_ratio_zero_hides_nothing_and_one_everything():
+    assert not random_blocks((2, 2, 9, 8, 7), 4, 0.0, seeded()).any()
+    assert random_blocks((2, 2, 9, 8, 7), 4, 1.0, seeded()).all()
+
+
+def test_channels_and_samples_differ_unless_shared_and_the_seed_decides():
+    shape = (2, 2, 16, 16, 16)
+    hidden = random_blocks(shape, 4, 0.5, seeded())
+    assert not torch.equal(hidden[0, 0], hidden[0, 1])
+    assert not torch.equal(hidden[0], hidden[1])
+    assert torch.equal(hidden, random_blocks(shape, 4, 0.5, seeded()))
+
+
+def test_every_voxel_is_hidden_equally_often():
+    hidden = random_blocks((2000, 1, 6, 6, 6), 4, 0.5, seeded()).float().mean((0, 1))
+    assert (hidden - 0.5).abs().max() < 0.06  # 5 standard errors
+
+
+@pytest.mark.parametrize(("block", "ratio"), [(0, 0.5), (4, -0.1), (4, 1.1)])
+def test_impossible_settings_are_refused(block, ratio):
+    with pytest.raises(SettingsError, match=f"block {block}, ratio {ratio}"):
+        random_blocks((1, 1, 8, 8, 8), block, ratio, seeded())

@@ -1,0 +1,74 @@
+"""The command line as its user meets it: a process of its own, its exit code and what it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+VERBS = ("demo", "run", "simulate", "prepare", "pretrain", "finetune", "predict", "evaluate", "report", "methods")
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_answers_at_once(oligovox: Call, verb: str) -> None:
+    seconds = []
+    for _ in range(3):  # the fastest of three: other work on the machine is not our slowness
+        start = time.perf_counter()
+        done = oligovox(*verb.split(), "--help")
+        seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 0.5:
+            break
+    assert "Usage" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, oligovox.cli; print([m for m in ('torch', 'monai', 'numpy', 'nibabel', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_verbs_one_after_the_other(oligovox: Call, phantom: Path, tmp_path: Path) -> None:
+    """prepare → pretrain → finetune → predict → evaluate, as the README says it, with --json."""
+    store, start, run, out, scores = (tmp_path / name for name in ("store", "pre", "run", "out", "scores"))
+    fast = ["--set", "patch=[16,16,16]", "--set", "training.threads=1", "--json"]
+    prepared = json.loads(oligovox("prepare", phantom, store, "--json").stdout)
+    assert prepared["cases"] == 6
+    oligovox("pretrain", store, "--out", start, "--preset", "nano", "--steps", 2, *fast)
+    oligovox("finetune", store, "--out", run, "--from", start, "--labels", 2, "--steps", 2, *fast)
+    predicted = json.loads(oligovox("predict", run, phantom, out, "--json").stdout)
+    assert sorted(predicted["files"]) == [f"sub-{n:02d}" for n in range(1, 7)]
+    found = json.loads(oligovox("evaluate", out, phantom, "--out", scores, "--json").stdout)
+    assert found["mean"]["dice"]["n"] == 6
+    assert (scores / "lesions.tsv").read_text().startswith("case\tnumber\tvolume_mm3")
+    error = oligovox("predict", start, phantom, tmp_path / "no", check=2)
+    assert "fine-tune it first" in error.stderr
+
+
+def test_methods_are_listed(oligovox: Call) -> None:
+    found = {entry["name"]: entry for entry in json.loads(oligovox("methods", "--json").stdout)["methods"]}
+    assert {"generative", "masked_reconstruction", "segmentation"} <= set(found)
+    assert found["generative"]["room"] == "pretext"
+    assert all(entry["source"] and entry["deviates"] for entry in found.values())
+    assert "generative" in oligovox("methods").stdout
+
+
+def test_errors_are_one_line_and_exit_with_two(oligovox: Call, phantom: Path, tmp_path: Path) -> None:
+    done = oligovox("prepare", tmp_path / "nowhere", tmp_path / "store", check=2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "store").exists()
+    done = oligovox("prepare", tmp_path / "nowhere", tmp_path / "store", "--json", check=2)
+    assert json.loads(done.stdout)["error"] == "CohortError"
+    assert (
+        oligovox("prepare", phantom, tmp_path / "store", "--modalities", "T1w,FLAIRE", check=2).stderr.count("\n") == 1
+    )
+    assert not (tmp_path / "store").exists()
+    assert oligovox("simulate", "msa", tmp_path / "x", check=2).stderr.strip().endswith("did you mean 'ms'?")
+    assert oligovox("prepare", phantom, check=2).returncode == 2
