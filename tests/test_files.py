@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,17 @@ def test_a_table_cannot_reach_outside(tmp_path: Path, path: str) -> None:
     with pytest.raises(CohortError, match="leaves the folder"):
         inside(tmp_path, path)
     assert inside(tmp_path, "a/../b") == tmp_path / "a/../b"
+
+
+def test_folder_moved_aside_by_a_killed_process_comes_back(tmp_path: Path) -> None:
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    aside = tmp_path / f".tmp-{gone.stdout.strip()}-old-model"
+    aside.mkdir()
+    (aside / "weights").write_text("mine")
+    sweep(tmp_path)
+    assert (tmp_path / "model" / "weights").read_text() == "mine"
+    aside.mkdir()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]

@@ -71,11 +71,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files and folders directly in `folder` whose process is gone."""
+    """Remove temporary files and folders directly in `folder` whose process is gone.
+
+    A folder that was moved aside to be replaced comes back where the process died before its successor was in place.
+    """
     for leftover in folder.glob(f"{_PREFIX}*"):
         pid = leftover.name.removeprefix(_PREFIX).split("-", 1)[0]
         if pid.isdigit() and not _alive(int(pid)):
-            if leftover.is_dir():
+            original = folder / leftover.name.removeprefix(f"{_PREFIX}{pid}-old-")
+            if leftover.name.startswith(f"{_PREFIX}{pid}-old-") and not original.exists():
+                leftover.rename(original)
+            elif leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)

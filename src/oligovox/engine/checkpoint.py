@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from oligovox import __version__
 from oligovox.errors import CheckpointError
 from oligovox.files import atomic_folder, sweep, write_json
 
@@ -84,7 +84,7 @@ class Checkpoints:
         with atomic_folder(target) as folder:
             write_tensors(folder / "weights.safetensors", method.state_dict())
             write_tensors(folder / "optimizer.safetensors", _optimizer_tensors(method, optimizer))
-            versions = {"oligovox": __version__, "torch": torch.__version__}
+            versions = {"oligovox": version("oligovox"), "torch": torch.__version__}
             write_json(folder / "state.json", {**asdict(state), "versions": versions})
         index = self._index()
         write_json(

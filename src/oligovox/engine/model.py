@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from oligovox import __version__
 from oligovox.engine.checkpoint import read_object, read_tensors, write_tensors
 from oligovox.errors import CheckpointError, SettingsError
 from oligovox.files import atomic_folder, hash_file, write_json
@@ -35,7 +35,7 @@ class ModelDescription(Settings):
     trained_on: tuple[str, ...] = Field((), description="people whose images it has seen, here and in its start")
     transductive: bool = Field(False, description="images of test people were seen, without their labels")
     parent: str | None = Field(None, description="identity of the model it started from")
-    version: str = Field(__version__, description="of oligovox")
+    version: str = Field(version("oligovox"), description="of oligovox")
 
     @property
     def identity(self) -> str:

@@ -83,9 +83,9 @@ def _only_simulated(recipe: Recipe, cohort: Cohort, split: Split) -> bool:
 
 
 def _data(recipe: Recipe, cohort: Cohort, split: Split, store: Store, out: Path) -> content.Data:
-    splits = {"test": split.test, "validation": split.validation, "labels used": split.train}
+    splits = {"train": split.train, "validation": split.validation, "test": split.test}
     if recipe.pretrain:
-        splits["pre-training"] = _model(out / "pretrain").trained_on
+        splits["pretrain"] = _model(out / "pretrain").trained_on
     return content.Data(
         cohorts=tuple(_cohort(name, cohort, len(recipe.cohorts)) for name in recipe.cohorts),
         splits=splits,
@@ -123,16 +123,17 @@ def _stages(recipe: Recipe, out: Path) -> tuple[content.Stage, ...]:
     stages = []
     if recipe.pretrain:
         stages.append(_stage(recipe.pretrain.method, "Pre-training", out / "pretrain"))
-    stages += [_stage(name, "Fine-tuning", out / "arms" / name) for name in recipe.arms]
+    stages += [_stage(name, "Fine-tuning", out / "arms" / name, arm=name) for name in recipe.arms]
     return tuple(stages)
 
 
-def _stage(name: str, phase: str, folder: Path) -> content.Stage:
+def _stage(name: str, phase: str, folder: Path, arm: str = "") -> content.Stage:
     description, rows = _model(folder), read_log(folder / "log.jsonl")
     seconds = sum(row["seconds"] for row in rows)
     return content.Stage(
         name=name,
         phase=phase,
+        arm=arm,
         method=description.method,
         network=_network(description),
         settings=dict(description.settings),

@@ -17,24 +17,27 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from oligovox.cohort.bids import read_bids
-from oligovox.cohort.manifest import Cohort, merge
+from oligovox.cohort.manifest import Case, Cohort, merge
 from oligovox.cohort.splits import Split, nested_budgets, save_budgets
 from oligovox.engine.log import say
+from oligovox.engine.runtime import Runtime
 from oligovox.errors import SettingsError
 from oligovox.experiment.collect import collect
 from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
 from oligovox.experiment.prediction import predict_cases
-from oligovox.experiment.recipe import Arm, Recipe, read_recipe, write_recipe
+from oligovox.experiment.recipe import Arm, Recipe, SimulatedCohort, read_recipe, write_recipe
 from oligovox.experiment.scoring import score_pairs
+from oligovox.experiment.training import check
 from oligovox.experiment.verbs import Show, finetune, pretrain, quiet
 from oligovox.files import atomic_file, check_writable, sweep
+from oligovox.prepare.pipeline import check as check_cohort
 from oligovox.prepare.pipeline import prepare as prepare_cohort
 from oligovox.prepare.store import Store
 from oligovox.report.page import write_report
@@ -93,7 +96,14 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     if not file.exists() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"{out}: is not empty and not a run of oligovox; choose another --out")
     check_writable(out)
+    _check_stages(recipe)
     given = {name: read_bids(Path(c.bids)) for name, c in recipe.cohorts.items() if c.bids}
+    planned = {name: _planned(c.simulate) for name, c in recipe.cohorts.items() if c.simulate}
+    split = draw(recipe, _together(recipe, given | planned))
+    pretraining_people(recipe, _together(recipe, given | planned), split)
+    if not file.exists():
+        for cohort in given.values():
+            check_cohort(cohort, recipe.prepare, workers=recipe.workers)
     with atomic_file(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     sweep(out)
@@ -105,14 +115,37 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
                 progress=show(f"simulate {name}"),
             )  # fmt: skip
             given[name] = read_bids(folder)
-    ordered = {name: given[name] for name in recipe.cohorts}
-    cohort = merge(ordered) if len(ordered) > 1 else replace(next(iter(ordered.values())), name=next(iter(ordered)))
-    split = draw(recipe, cohort)
+    cohort = _together(recipe, given)
     cohort.save(out / "cohort.tsv")
     split.save(out / "split.json")
     pool = label_pool(recipe, cohort, split)
     save_budgets(out / "budgets.json", nested_budgets(pool, budget_sizes(len(pool), len(split.train)), recipe.seed))
     return cohort, split
+
+
+def _planned(choice: SimulatedCohort) -> Cohort:
+    """A simulated cohort before it is made: names only, enough to draw a split."""
+    nowhere = Path("not-yet")
+    cases = [Case(subject=f"{n:03d}", images={"FLAIR": nowhere}, label=nowhere) for n in range(1, choice.subjects + 1)]
+    return Cohort(cases=tuple(cases))
+
+
+def _together(recipe: Recipe, cohorts: Mapping[str, Cohort]) -> Cohort:
+    """One cohort, in the recipe's order; people carry the name of their cohort where there are several."""
+    if len(recipe.cohorts) > 1:
+        return merge({name: cohorts[name] for name in recipe.cohorts})
+    (name,) = recipe.cohorts
+    return replace(cohorts[name], name=name)
+
+
+def _check_stages(recipe: Recipe) -> None:
+    """Devices, networks, methods and patches, before anything is written."""
+    stages = [("segmentation", recipe.finetune)] + (
+        [(recipe.pretrain.method, recipe.pretrain)] if recipe.pretrain else []
+    )
+    for method, stage in stages:
+        Runtime(stage.training)
+        check(method, stage.settings, recipe.network, stage, recipe.prepare)
 
 
 def _run_arm(

@@ -15,8 +15,9 @@ from oligovox.engine.fit import fit
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, load_model, save_model
 from oligovox.engine.runtime import Runtime
-from oligovox.errors import CheckpointError, SettingsError
+from oligovox.errors import CheckpointError, LabelError, SettingsError
 from oligovox.experiment.recipe import NetworkChoice, Stage
+from oligovox.files import sweep
 from oligovox.method import Method
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.transfer import transfer
@@ -68,6 +69,18 @@ def build_method(name: str, settings: Mapping[str, Any], encoder: Encoder) -> Me
     return method
 
 
+def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stage: Stage, plan: Plan) -> None:
+    """Say before anything is written whether method, network, patch and plan fit; costs no memory, whatever the network's size.
+
+    Raises:
+        SettingsError: they do not, or a name or setting is unknown.
+    """
+    with torch.device("meta"):
+        encoder = build_encoder(network, plan.modalities)
+        built = build_method(method, settings, encoder)
+    _check(method, built, network, stage, encoder, plan)
+
+
 def train(
     job: Job, store: Store, out: Path, *, validate: Callable[[nn.Module], Mapping[str, float]] | None = None
 ) -> Path:
@@ -92,7 +105,8 @@ def train(
         torch.manual_seed(stage.training.seed)
         encoder = build_encoder(job.network, plan.modalities)
         method = build_method(job.method, job.settings, encoder)
-    _check(job, method, encoder, plan)
+    _check(job.method, method, job.network, stage, encoder, plan)
+    _check_streams(job, method)
     start = _load_start(job, method) if job.start else None
     source = PatchSource(plan, job.streams, stage.patch, stage.training.seed)
     description = describe(job, store, start)
@@ -107,6 +121,7 @@ def train(
         describe=description.model_dump(mode="json") | stage.model_dump(mode="json", include={"batch", "augmentation"}),
     )
     if runtime.is_main:
+        sweep(out)
         save_model(out / "model", result.best_method().export(), description)
     runtime.barrier()
     return out / "model"
@@ -167,19 +182,28 @@ def start_network(folder: Path) -> NetworkChoice:
     return NetworkChoice(name=description.network, settings=description.network_settings)
 
 
-def _check(job: Job, method: Method[Any], encoder: Encoder, plan: Plan) -> None:
-    needs, patch = method.needs, job.stage.patch
+def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage, encoder: Encoder, plan: Plan) -> None:
+    needs, patch = method.needs, stage.patch
     if len(plan.modalities) < needs.modalities:
-        raise SettingsError(f"method {job.method} needs at least {needs.modalities} sequences, "
-                            f"the store has {', '.join(plan.modalities)}; prepare more sequences or choose another method")  # fmt: skip
-    for multiple, who in ((encoder.strides[-1], f"network {job.network.name}"), (needs.patch_multiple, job.method)):
+        raise SettingsError(
+            f"method {name} needs at least {needs.modalities} sequences, the plan has {', '.join(plan.modalities)}; "
+            "prepare more sequences or choose another method"
+        )
+    for multiple, who in ((encoder.strides[-1], f"network {network.name}"), (needs.patch_multiple, name)):
         if wrong := [side for side in patch if side % multiple]:
-            nearest = max(multiple, round(wrong[0] / multiple) * multiple)
+            near = max(multiple, round(wrong[0] / multiple) * multiple)
             raise SettingsError(
-                f"patch {patch}: {wrong[0]} is not a multiple of {multiple}, as {who} needs; try {nearest}"
+                f"patch {patch}: {wrong[0]} is not a multiple of {multiple}, as {who} needs; try {near}"
             )
-    if needs.unlabelled and not any(not stream.use_labels for stream in job.streams):
-        raise SettingsError(f"method {job.method} needs unlabelled cases beside the labelled ones; there are none")
+
+
+def _check_streams(job: Job, method: Method[Any]) -> None:
+    labelled = any(stream.use_labels and case.labelled for stream in job.streams for case in stream.cases)
+    unlabelled = any(not (stream.use_labels and case.labelled) for stream in job.streams for case in stream.cases)
+    if method.needs.labels and not labelled:
+        raise LabelError(f"method {job.method} needs labelled cases, and none of those it is given has a label")
+    if method.needs.unlabelled and not unlabelled:
+        raise LabelError(f"method {job.method} needs unlabelled cases beside the labelled ones, and there are none")
 
 
 def _load_start(job: Job, method: Method[Any]) -> ModelDescription:

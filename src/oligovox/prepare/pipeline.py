@@ -55,16 +55,19 @@ def prepare(
         The finished store.
 
     Raises:
-        InputError: a file is missing or unusable; the message starts with the case. Nothing of that case is written.
+        InputError: a file is missing or unusable; the message starts with the case. A new store is not begun then: every voxel is
+            checked first. Of a store brought up to date, nothing of that case is written.
         WorkerError: a case failed for another reason, or its process was killed.
         OutputError: `out` cannot be written, or holds something else.
     """
-    scheme = _checked_scheme(cohort.labels)
-    for case in cohort.cases:
-        _check_case(case, plan)
     if out.is_dir() and any(out.iterdir()) and not (out / "store.json").is_file():
         raise OutputError(f"{out}: holds files that are not a store; choose an empty or a new folder")
     check_writable(out)
+    if not (out / "store.json").is_file():
+        check(cohort, plan, workers=workers)
+    scheme = _checked_scheme(cohort.labels)
+    for case in cohort.cases:
+        _check_case(case, plan)
     sweep(out / "cases")
     names = [case.name for case in cohort.cases]
     write_table(out, plan, scheme, names, finished=False)
@@ -81,6 +84,23 @@ def prepare(
     run_cases(job, {case.name: case for case in cohort.cases}, workers, done)
     write_table(out, plan, scheme, names, finished=True)
     return Store.open(out)
+
+
+def check(cohort: Cohort, plan: Plan, *, workers: int = 2) -> None:
+    """Read every file of a cohort and write nothing: what `prepare` would refuse is refused here.
+
+    Raises:
+        InputError: the first file that is missing or unusable.
+    """
+    scheme = _checked_scheme(cohort.labels)
+    for case in cohort.cases:
+        _check_case(case, plan)
+    job = partial(_check_voxels, plan=plan, scheme=scheme)
+    run_cases(job, {case.name: case for case in cohort.cases}, workers, lambda name: None)
+
+
+def _check_voxels(case: Case, plan: Plan, scheme: Mapping[str, int]) -> None:
+    _load(case, _sources(case, plan), plan, scheme)
 
 
 def _checked_scheme(labels: Mapping[str, int]) -> dict[str, int]:

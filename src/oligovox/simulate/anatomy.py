@@ -43,6 +43,7 @@ class Template:
         gm, wm, csf: fractions, 0 to 1; their sum is 1 in the brain and falls to 0 over its envelope.
         to_ventricle: distance to the lateral ventricles, mm.
         to_cortex: distance to cortical grey matter, mm.
+        deep: the region of the basal ganglia and the thalamus, 0 or 1.
         push: (3, x, y, z), in mm; direction and strength with which larger ventricles move what is around them.
         affine: voxel → RAS mm.
         spacing: voxel size, mm.
@@ -53,6 +54,7 @@ class Template:
     csf: Volume
     to_ventricle: Volume
     to_cortex: Volume
+    deep: Volume
     push: Volume
     affine: NDArray[np.float64]
     spacing: float
@@ -65,7 +67,7 @@ class Anatomy:
     Attributes:
         gm, wm, csf: fractions, 0 to 1; their sum is 1 in the brain and 0 outside.
         brain: what skull stripping left: brain and an uneven layer of CSF.
-        to_ventricle, to_cortex: distances in mm, carried over from the template.
+        to_ventricle, to_cortex, deep: carried over from the template.
         affine: voxel → RAS mm.
         spacing: voxel size, mm.
     """
@@ -76,6 +78,7 @@ class Anatomy:
     brain: NDArray[np.bool_]
     to_ventricle: Volume
     to_cortex: Volume
+    deep: Volume
     affine: NDArray[np.float64]
     spacing: float
 
@@ -103,12 +106,14 @@ def template(spacing: float) -> Template:
     affine[:3, 3] = corner
     ventricles = _lateral_ventricles(csf, cover, affine)
     gm, wm, csf = _without_false_rim(gm, wm, csf, ventricles, spacing)
+    deep = _deep(gm.shape, affine)
     return Template(
         gm=gm,
         wm=wm,
         csf=csf,
         to_ventricle=_distance(ventricles, spacing),
-        to_cortex=_distance((gm > 0.5) & ~_deep(gm.shape, affine), spacing),
+        to_cortex=_distance((gm > 0.5) & (deep == 0), spacing),
+        deep=deep,
         push=_push(ventricles, spacing),
         affine=affine,
         spacing=spacing,
@@ -140,6 +145,7 @@ def draw_anatomy(rng: np.random.Generator, average: Template) -> Anatomy:
         brain=brain,
         to_ventricle=near,
         to_cortex=_pull(average.to_cortex, where, inside, _OUTSIDE),
+        deep=_pull(average.deep, where, inside),
         affine=average.affine,
         spacing=spacing,
     )
@@ -212,8 +218,8 @@ def _resample(volume: Volume, spacing: float) -> Volume:
         low = np.floor(edges).astype(int).clip(0, count - 1)
         part = (edges - low).reshape([-1 if a == axis else 1 for a in range(3)])
         reached = total.take(low, axis) * (1 - part) + total.take(low + 1, axis) * part
-        volume = np.diff(reached, axis=axis) / spacing
-    return volume.astype(np.float32)
+        volume = np.asarray(np.diff(reached, axis=axis) / spacing, dtype=np.float32)
+    return volume
 
 
 def _envelope(hull: NDArray[np.bool_]) -> Volume:
@@ -251,10 +257,10 @@ def _push(ventricles: NDArray[np.bool_], spacing: float) -> Volume:
     return np.asarray(slope / np.linalg.norm(slope, axis=0).max())  # 1 mm at most, towards the ventricles
 
 
-def _deep(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """The region of the basal ganglia and the thalamus: an ellipsoid in template space."""
+def _deep(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
+    """The region of the basal ganglia and the thalamus: an ellipsoid in template space, 1 inside."""
     x, y, z = _world(shape, affine)
-    return np.asarray((x / 33) ** 2 + ((y + 6) / 34) ** 2 + ((z - 4) / 22) ** 2 < 1)
+    return np.asarray((x / 33) ** 2 + ((y + 6) / 34) ** 2 + ((z - 1) / 19) ** 2 < 1, dtype=np.float32)
 
 
 def _world(shape: tuple[int, ...], affine: NDArray[np.float64]) -> tuple[Volume, Volume, Volume]:

@@ -30,7 +30,7 @@ def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: float,
     lattice = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32).clip(-_CLIP, _CLIP)
     for basis in bases:  # each turn contracts the first axis and appends the voxel axis at the end
         lattice = np.tensordot(lattice, basis, axes=(0, 1))
-    return lattice
+    return np.asarray(lattice)
 
 
 def _basis(count: int, step: float) -> NDArray[np.float32]:
@@ -39,7 +39,7 @@ def _basis(count: int, step: float) -> NDArray[np.float32]:
     distance = np.abs(position[:, None] - (np.arange(int(position[-1]) + 4) - 1))
     near = 2 / 3 - distance**2 + distance**3 / 2
     weights = np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True), dtype=np.float32)
 
 
 def smoothstep(value: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:

@@ -83,15 +83,16 @@ def grow_lesions(rng: np.random.Generator, anatomy: Anatomy, load: float) -> Les
     allowed = _allowed(anatomy)
     noise = 0.75 * smooth_field(rng, allowed.shape, anatomy.spacing, 5.0)
     noise += 0.5 * smooth_field(rng, allowed.shape, anatomy.spacing, max(2.5, anatomy.spacing))
-    fraction, severity = np.zeros_like(allowed), np.zeros_like(allowed)
+    lesions = Lesions(np.zeros_like(allowed), np.zeros_like(allowed))
     usual = rng.uniform(0.25, 0.5)  # severity of this person's lesions
     if load > _HIGH_LOAD:
         share = rng.beta(2.0, 2.5) * 0.7 + 0.25 * min(load / 50, 1)
-        fraction = _bands(rng, anatomy, allowed, noise, load * share)
-        severity[:] = (usual + 0.18 * smooth_field(rng, allowed.shape, anatomy.spacing, 8.0)).clip(0, 1)
-    _scatter(rng, anatomy, allowed, noise, load, usual, fraction, severity)
-    _fade_specks(fraction, anatomy.spacing)
-    return Lesions(fraction, severity)
+        lesions.fraction[:] = _bands(rng, anatomy, allowed, noise, load * share)
+        uneven = 0.18 * smooth_field(rng, allowed.shape, anatomy.spacing, 8.0)
+        lesions.severity[:] = (usual + uneven).clip(0, 1)
+    _scatter(rng, anatomy, allowed, noise, load, usual, lesions)
+    _fade_specks(lesions.fraction, anatomy.spacing)
+    return lesions
 
 
 def grow_confounders(rng: np.random.Generator, anatomy: Anatomy) -> Confounders:
@@ -129,7 +130,7 @@ def _bands(rng: np.random.Generator, anatomy: Anatomy, allowed: Volume, noise: V
     """Confluent bands along the ventricles of `volume` mL: the white matter nearest to them, by a perturbed distance in mm."""
     shape, spacing = allowed.shape, anatomy.spacing
     score = 4.0 * smooth_field(rng, shape, spacing, 14.0) + 2.5 * noise + 5.0 * _horns(anatomy) - anatomy.to_ventricle
-    score -= 4.0 * np.clip(2.0 - anatomy.to_cortex, 0, None)  # bands keep off the cortex
+    score -= 4.0 * np.clip(2.0 - anatomy.to_cortex, 0, None) + 12.0 * anatomy.deep  # off the cortex and the deep nuclei
     free = (allowed > 0.5) & (anatomy.to_ventricle < 30)
     wanted = min(round(volume * 1000 / spacing**3), int(free.sum()) - 1)
     level = np.partition(score[free], -wanted - 1)[-wanted - 1]
@@ -143,34 +144,32 @@ def _scatter(
     noise: Volume,
     load: float,
     usual: float,
-    fraction: Volume,
-    severity: Volume,
+    lesions: Lesions,
 ) -> None:
-    """Add single lesions to `fraction` and `severity` until their mask has `load` mL."""
-    spacing, wanted = anatomy.spacing, load * 1000
-    room = allowed * (fraction < 0.1) * _supratentorial(anatomy)
-    small = _draw_voxels(
-        rng, room * (0.5 + 3 * np.exp(-anatomy.to_ventricle / 7) + 0.4 * (anatomy.to_cortex < 3)), _TRIES
-    )
-    large = _draw_voxels(rng, room * np.exp(-anatomy.to_ventricle / 6) * (anatomy.to_cortex > 2), _TRIES)
-    slope = np.gradient(anatomy.to_ventricle)
-    left = wanted - np.count_nonzero(fraction > 0.5) * spacing**3
+    """Add single lesions, in place, until the mask has `load` mL; those near a ventricle point away from it (Dawson's fingers)."""
+    spacing, distance = anatomy.spacing, anatomy.to_ventricle
+    room = allowed * (lesions.fraction < 0.1) * _supratentorial(anatomy) * (1 - 0.8 * anatomy.deep)
+    small = _draw_voxels(rng, room * (0.5 + 3 * np.exp(-distance / 7) + 0.4 * (anatomy.to_cortex < 3)), _TRIES)
+    large = _draw_voxels(rng, room * np.exp(-distance / 6) * (anatomy.to_cortex > 2), _TRIES)
+    slopes = [np.asarray(slope) for slope in np.gradient(distance)]
+    left = load * 1000 - np.count_nonzero(lesions.mask) * spacing**3
     for near, anywhere in zip(large, small, strict=True):
         if left < max(_SMALLEST, spacing**3 / 2):
             break
         big = load > _HIGH_LOAD and rng.random() < _LARGE_SHARE
-        volume = np.clip(rng.lognormal(*(_LARGE if big else _SMALL)), _SMALLEST, max(left, _SMALLEST))
         centre = near if big else anywhere
-        outward = np.array([s[tuple(centre)] for s in slope])
-        long = anatomy.to_ventricle[tuple(centre)] < 12 and np.linalg.norm(outward) > 0.1
-        ratio = rng.uniform(1.4, 2.4) if long else rng.uniform(1.0, 1.6)
+        volume = np.clip(rng.lognormal(*(_LARGE if big else _SMALL)), _SMALLEST, left)
+        outward = np.array([slope[tuple(centre)] for slope in slopes])
+        finger = distance[tuple(centre)] < 12 and np.linalg.norm(outward) > 0.1
+        ratio = rng.uniform(1.4, 2.4) if finger else rng.uniform(1.0, 1.6)
         radii = np.cbrt(0.75 * volume / np.pi / ratio) * np.array([ratio, 1.15, 1 / 1.15])
-        box, drawn = _ellipsoid(centre, radii, _rotation(rng, outward if long else None), noise, spacing)
+        box, drawn = _ellipsoid(centre, radii, _rotation(rng, outward if finger else None), noise, spacing)
         drawn = np.minimum(drawn, allowed[box])
-        before, graver = fraction[box], drawn > fraction[box]
-        left -= np.count_nonzero((drawn > 0.5) & (before <= 0.5)) * spacing**3
-        severity[box][graver] = np.clip(rng.normal(usual, 0.17), 0, 1)
-        before[graver] = drawn[graver]
+        fraction, severity = lesions.fraction[box], lesions.severity[box]
+        left -= np.count_nonzero((drawn > 0.5) & (fraction <= 0.5)) * spacing**3
+        wins = drawn > fraction
+        severity[wins] = np.clip(rng.normal(usual, 0.17), 0, 1)
+        fraction[wins] = drawn[wins]
 
 
 def _fade_specks(fraction: Volume, spacing: float) -> None:

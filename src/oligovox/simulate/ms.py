@@ -33,7 +33,7 @@ _GAINS = {"T1w": 9000.0, "T2w": 2400.0, "FLAIR": 2400.0}  # gives white matter s
 class MSRecipe(Settings):
     """What a simulated cohort is like; ranges are (lowest, highest), drawn anew for each person."""
 
-    field: Literal[3.0] = Field(3.0, description="field strength, T; 3 T only, for now")
+    field: float = Field(3.0, ge=3.0, le=3.0, description="field strength, T; 3 T only, for now")
     spacing: float = Field(1.0, ge=0.8, le=4.0, description="isotropic voxel size, mm")
     modalities: tuple[Literal["T1w", "T2w", "FLAIR"], ...] = Field(("T1w", "T2w", "FLAIR"), min_length=1)
     missing: float = Field(0.0, ge=0, lt=1, description="probability that a sequence was not acquired; one always was")

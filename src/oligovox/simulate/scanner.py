@@ -58,13 +58,13 @@ def bias_field(
     """Smooth positive factor (x, y, z) whose 5-95 % range within `where` is 1 - strength … 1 + strength, about."""
     field = smooth_field(rng, shape, spacing, 90.0) + 0.35 * smooth_field(rng, shape, spacing, 45.0)
     low, middle, high = np.percentile(field[where][::17], (5, 50, 95))
-    return np.exp(2 * strength * (field - middle) / (high - low)).astype(np.float32)
+    return np.asarray(np.exp(2 * strength * (field - middle) / (high - low)), dtype=np.float32)
 
 
 def texture(rng: np.random.Generator, shape: tuple[int, ...], spacing: float, strength: float) -> Volume:
     """Factor (x, y, z) of mean 1: variation within a tissue on scales of some millimetres."""
     field = smooth_field(rng, shape, spacing, 4.0) + smooth_field(rng, shape, spacing, 9.0)
-    return (1 + strength / np.sqrt(2) * field).astype(np.float32)
+    return np.asarray(1 + strength / np.sqrt(2) * field, dtype=np.float32)
 
 
 def rician(rng: np.random.Generator, image: Volume, sigma: float) -> Volume:
@@ -75,4 +75,4 @@ def rician(rng: np.random.Generator, image: Volume, sigma: float) -> Volume:
     """
     real = image + np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
     imaginary = np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.hypot(real, imaginary)
+    return np.asarray(np.hypot(real, imaginary))

@@ -42,7 +42,7 @@ class FLAIR(Settings):
 
     tr: float = Field(9000.0, gt=0, description="repetition time, ms")
     ti: float = Field(2400.0, gt=0, description="inversion time, ms")
-    te: float = Field(95.0, gt=0, description="effective echo time, ms")
+    te: float = Field(86.0, gt=0, description="effective echo time, ms")
 
 
 Sequence: TypeAlias = MPRAGE | TSE | FLAIR
@@ -78,7 +78,7 @@ def mprage(pd: Signal | float, t1: Signal | float, s: MPRAGE) -> Signal:
     half, full = mu ** (s.excitations / 2), mu**s.excitations
     m = (1 - ed + ed * (driven * (1 - full) + full * (1 - ea))) / (1 + ed * full * ea)
     centre = driven * (1 - half) + half * (1 - ea - ea * m)
-    return pd * centre * math.sin(math.radians(s.flip))
+    return np.asarray(pd * centre * math.sin(math.radians(s.flip)))
 
 
 def tse(pd: Signal | float, t1: Signal | float, t2: Signal | float, s: TSE) -> Signal:

@@ -45,15 +45,15 @@ class Tissues:
 
 
 TYPICAL = Tissues(
-    gm=Tissue(pd=0.80, t1=1360.0, t2=99.0),  # T1 near Wansapura, T2 Stanisz; pd chosen
+    gm=Tissue(pd=0.80, t1=1360.0, t2=98.0),  # T1 near Wansapura, T2 near Stanisz; pd chosen
     wm=Tissue(pd=0.70, t1=832.0, t2=76.0),  # T1 Wansapura, T2 between the two sources; pd chosen
     csf=Tissue(pd=1.00, t1=4000.0, t2=1500.0),  # chosen; published values scatter widely
-    mild=Tissue(pd=0.77, t1=990.0, t2=108.0),  # chosen, see above
-    severe=Tissue(pd=0.87, t1=1460.0, t2=155.0),  # chosen, see above
+    mild=Tissue(pd=0.76, t1=1000.0, t2=111.0),  # chosen, see above
+    severe=Tissue(pd=0.86, t1=1420.0, t2=162.0),  # chosen, see above
 )
 """A typical person at 3 T."""
 
-_SPREAD = np.array([0.015, 0.03, 0.03])
+_SPREAD = np.array([0.015, 0.03, 0.02])
 """Relative standard deviation of pd, t1, t2 between people (chosen; the order of the spread that both sources report)."""
 
 
