@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from oligovox.engine.runtime import Hardware, Runtime, tune_allocator
 from oligovox.errors import SettingsError
@@ -50,6 +51,23 @@ def test_precision_is_resolved_and_applied():
     with runtime.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert Runtime(Hardware(device="cpu")).precision in ("32-true", "bf16-mixed")
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+@pytest.mark.parametrize("kind", [nn.Conv3d, nn.ConvTranspose3d])
+def test_bfloat16_on_the_cpu_has_the_gradients_of_float32_on_small_grids(kind, side):
+    torch.manual_seed(0)
+    conv, image = kind(16, 32, 3, padding=1), torch.randn(2, 16, side, side, side)
+    conv(image).square().sum().backward()
+    expected = conv.weight.grad
+    for _ in range(5):
+        conv.weight.grad = None
+        rubbish = [torch.full((conv.weight.numel(),), 1e30) for _ in range(4)]
+        del rubbish  # what a kernel that does not write its whole output would show
+        with Runtime(Hardware(device="cpu", precision="bf16-mixed")).autocast():
+            out = conv(image)
+        out.float().square().sum().backward()
+        assert torch.allclose(conv.weight.grad, expected, rtol=0, atol=0.05 * expected.abs().max())
 
 
 def test_the_allocator_is_tuned_on_glibc_only():

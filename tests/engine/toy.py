@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from oligovox.engine.checkpoint import read_tensors
 from oligovox.engine.fit import FitResult, Training, fit
+from oligovox.engine.log import read_log
 from oligovox.errors import NonFiniteLoss
 from oligovox.method import Clock, Losses, Method
 from oligovox.sample.batch import Batch
@@ -115,16 +116,18 @@ def all_tensors(folder: Path) -> dict[str, Tensor]:
     return read_tensors(folder / "weights.safetensors") | read_tensors(folder / "optimizer.safetensors")
 
 
-def kill_often(out: Path, training: Training, kills: int) -> None:
-    """Train in a child process, kill -9 it at a random moment, again and again; then let it finish."""
-    moments = [*random.Random(0).choices([0.05, 0.1, 0.15, 0.2, 0.25, 0.3], k=kills), None]
-    for moment in moments:
+def kill_often(out: Path, training: Training, after: tuple[int, ...]) -> None:
+    """Train in a child process, kill -9 it at a random moment past so many steps, again and again; then let it finish."""
+    chance = random.Random(0)
+    for steps in (*after, None):
         child = os.fork()
         if child == 0:
             train(out, training)
             os._exit(0)
-        if moment is not None:
-            time.sleep(moment)
+        if steps is not None:
+            while len(read_log(out / "log.jsonl")) < steps:
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.008))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)} ")
@@ -135,9 +138,7 @@ if __name__ == "__main__":
 
     mode, folder = sys.argv[1], Path(sys.argv[2])
     if mode == "kill":
-        kill_often(folder, settings(60, checkpoint_every=1), kills=4)
-    elif mode == "wait":  # for a signal
-        train(folder, settings(100_000, checkpoint_every=100_000))
+        kill_often(folder, settings(60, checkpoint_every=1), after=(1, 8, 20, 35))
     elif mode == "ranks":
         train(folder / "good", settings(8))
         try:

@@ -18,7 +18,7 @@ import platform
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from oligovox.errors import SettingsError
 from oligovox.sample.batch import Batch
@@ -127,10 +128,12 @@ class Runtime:
         with torch.random.fork_rng(devices):
             yield
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """Forward passes run in here: bfloat16 where `precision` says so."""
-        context: AbstractContextManager[Any] = self._fabric.autocast()
-        return context
+        careful = self.device.type == "cpu" and self.precision == "bf16-mixed"
+        with self._fabric.autocast(), _SmallGridsInFloat32() if careful else nullcontext():
+            yield
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradients to the parameters'."""
@@ -201,6 +204,25 @@ class Interrupt:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
+
+
+class _SmallGridsInFloat32(TorchFunctionMode):
+    """Convolves grids with a side no longer than the kernel in float32.
+
+    In bfloat16 on the CPU, PyTorch 2.13 (oneDNN 3.12) leaves parts of such a convolution's weight gradient unwritten or writes beside it:
+    random numbers, NaN or a crash. Deep stages of a small patch meet this: 64 voxels at stride 32 are 2, the kernel is 3.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.conv3d, torch.conv_transpose3d):
+            image, weight = args[:2]
+            if any(side <= kernel for side, kernel in zip(image.shape[2:], weight.shape[2:], strict=True)):
+                with torch.autocast("cpu", enabled=False):
+                    return func(image.float(), *args[1:], **kwargs)
+        return func(*args, **kwargs)
 
 
 def tune_allocator() -> bool:

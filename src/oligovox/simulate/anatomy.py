@@ -196,7 +196,7 @@ def _read(name: str) -> Volume:
         raise SettingsError("simulating needs the brain maps that come with nilearn; install nilearn")
     path = Path(spec.origin).parent / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
     try:
-        return np.asarray(nib.load(path).dataobj, dtype=np.float32) / 255
+        return np.asarray(nib.load(path).dataobj, dtype=np.float32) / np.float32(255)
     except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
         raise ImageError(path, f"cannot be read ({error})", "install nilearn again, version 0.12 or newer") from error
 

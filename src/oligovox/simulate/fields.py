@@ -45,4 +45,4 @@ def _basis(count: int, step: float) -> NDArray[np.float32]:
 def smoothstep(value: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
     """0 below `low`, 1 above `high`, a cubic with level ends between."""
     t = np.clip((value - low) / (high - low), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+    return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)

@@ -77,7 +77,7 @@ def draw_load(rng: np.random.Generator, low: float, high: float) -> float:
 def grow_lesions(rng: np.random.Generator, anatomy: Anatomy, load: float) -> Lesions:
     """Lesions whose mask has about `load` mL: confluent bands first where the load is high, then single lesions.
 
-    Lesions stay in white matter and what borders it. The mask's volume is met to within a lesion of average size, unless the
+    Lesions stay in white matter and what borders it. The mask's volume is met to within a very small lesion, unless the
     brain has no room for so much.
     """
     allowed = _allowed(anatomy)
@@ -166,7 +166,10 @@ def _scatter(
         box, drawn = _ellipsoid(centre, radii, _rotation(rng, outward if finger else None), noise, spacing)
         drawn = np.minimum(drawn, allowed[box])
         fraction, severity = lesions.fraction[box], lesions.severity[box]
-        left -= np.count_nonzero((drawn > 0.5) & (fraction <= 0.5)) * spacing**3
+        grown = np.count_nonzero((drawn > 0.5) & (fraction <= 0.5)) * spacing**3
+        if grown > left + spacing**3:
+            continue
+        left -= grown
         wins = drawn > fraction
         severity[wins] = np.clip(rng.normal(usual, 0.17), 0, 1)
         fraction[wins] = drawn[wins]

@@ -22,7 +22,7 @@ from oligovox.simulate.lesions import (
     grow_lesions,
 )
 from oligovox.simulate.scanner import Scan, bias_field, blur, rician, texture, vary
-from oligovox.simulate.sequences import SEQUENCES, signal
+from oligovox.simulate.sequences import SEQUENCES, Sequence, signal
 from oligovox.simulate.tissues import Tissues, draw_tissues
 
 _KNOTS = np.linspace(0, 1, 9)  # severities at which the lesion signal is computed; in between it is interpolated
@@ -142,24 +142,29 @@ def _draw_scan(rng: np.random.Generator, recipe: MSRecipe, modality: str) -> Sca
 def _acquire(
     rng: np.random.Generator, scan: Scan, anatomy: Anatomy, tissues: Tissues, lesions: Lesions, confounders: Confounders
 ) -> Volume:
-    """One image: tissue signals mixed in each voxel, then resolution, sensitivity, noise, gain; zero outside the brain."""
-    gm, wm, csf = (float(signal(t, scan.sequence)) for t in (tissues.gm, tissues.wm, tissues.csf))
-    ill = signal(tissues.lesion(_KNOTS), scan.sequence)
-    clean = anatomy.gm * np.float32(gm) + anatomy.csf * np.float32(csf)
-    abnormal = np.float32(np.interp(_DIRTY, _KNOTS, ill) - wm)
-    clean += anatomy.wm * (np.float32(wm) + abnormal * confounders.dirty)
-    solid = np.maximum(anatomy.wm + anatomy.gm, 1e-6)
-    for part, value in (
-        (confounders.perivascular, np.float32(csf)),
-        (lesions.fraction, np.interp(lesions.severity, _KNOTS, ill).astype(np.float32)),
-    ):
-        healthy = clean - anatomy.csf * np.float32(csf)  # a lesion takes from what is not CSF
-        clean = np.where(part > 0, clean + part * (value - healthy / solid), clean)
-    shape, spacing = clean.shape, anatomy.spacing
-    image = np.abs(blur(clean * texture(rng, shape, spacing, scan.texture), scan.blur, spacing))
+    """One image: the ideal signal, then texture, resolution, sensitivity, noise and gain; zero outside the brain."""
+    image = _mix(scan.sequence, anatomy, tissues, lesions, confounders)
+    shape, spacing = image.shape, anatomy.spacing
+    image = np.abs(blur(image * texture(rng, shape, spacing, scan.texture), scan.blur, spacing))
     image *= bias_field(rng, shape, spacing, scan.bias, anatomy.brain)
-    image = rician(rng, image, scan.noise * abs(wm)) * np.float32(scan.gain)
+    white = abs(float(signal(tissues.wm, scan.sequence)))
+    image = rician(rng, image, scan.noise * white) * np.float32(scan.gain)
     return np.where(anatomy.brain, np.maximum(image, 1), 0).astype(np.float32)
+
+
+def _mix(sequence: Sequence, anatomy: Anatomy, tissues: Tissues, lesions: Lesions, confounders: Confounders) -> Volume:
+    """Signed signal of each voxel (x, y, z): tissue signals in proportion to their fractions."""
+    gm, wm, csf = (np.float32(signal(tissue, sequence)) for tissue in (tissues.gm, tissues.wm, tissues.csf))
+    ill = signal(tissues.lesion(_KNOTS), sequence)
+    dirty = np.float32(np.interp(_DIRTY, _KNOTS, ill))
+    brain = anatomy.gm * gm + anatomy.wm * (wm + (dirty - wm) * confounders.dirty)
+    solid = np.maximum(anatomy.gm + anatomy.wm, 1e-6)
+    for part, value in (
+        (confounders.perivascular, csf),
+        (lesions.fraction, np.interp(lesions.severity, _KNOTS, ill).astype(np.float32)),
+    ):  # what is added takes its room from grey and white matter alike, never from CSF
+        brain = brain * (1 - part / solid) + part * value
+    return np.asarray(brain + anatomy.csf * csf)
 
 
 def _facts(scan: Scan) -> dict[str, Any]:

@@ -38,11 +38,11 @@ class TSE(Settings):
 
 
 class FLAIR(Settings):
-    """Turbo spin echo after an inversion that nulls CSF."""
+    """Turbo spin echo after an inversion that all but nulls CSF."""
 
     tr: float = Field(9000.0, gt=0, description="repetition time, ms")
-    ti: float = Field(2400.0, gt=0, description="inversion time, ms")
-    te: float = Field(86.0, gt=0, description="effective echo time, ms")
+    ti: float = Field(2500.0, gt=0, description="inversion time, ms")
+    te: float = Field(80.0, gt=0, description="effective echo time, ms")
 
 
 Sequence: TypeAlias = MPRAGE | TSE | FLAIR

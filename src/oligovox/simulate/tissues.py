@@ -48,8 +48,8 @@ TYPICAL = Tissues(
     gm=Tissue(pd=0.80, t1=1360.0, t2=98.0),  # T1 near Wansapura, T2 near Stanisz; pd chosen
     wm=Tissue(pd=0.70, t1=832.0, t2=76.0),  # T1 Wansapura, T2 between the two sources; pd chosen
     csf=Tissue(pd=1.00, t1=4000.0, t2=1500.0),  # chosen; published values scatter widely
-    mild=Tissue(pd=0.76, t1=1000.0, t2=111.0),  # chosen, see above
-    severe=Tissue(pd=0.86, t1=1420.0, t2=162.0),  # chosen, see above
+    mild=Tissue(pd=0.755, t1=1000.0, t2=111.0),  # chosen, see above
+    severe=Tissue(pd=0.85, t1=1420.0, t2=162.0),  # chosen, see above
 )
 """A typical person at 3 T."""
 

@@ -1,0 +1,133 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
+from oligovox.files import read_json, read_tsv
+from oligovox.simulate import write
+from oligovox.simulate.ms import MSRecipe
+from oligovox.simulate.write import simulate_ms
+
+TINY = MSRecipe(spacing=4.0, load_ml=(5.0, 30.0))
+
+
+def _bytes(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def _derived(root, name):
+    return root / "derivatives" / "oligovox-simulate" / name / "anat"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return simulate_ms(tmp_path_factory.mktemp("ms") / "out", TINY, subjects=3, seed=1, labelled=2, workers=1)
+
+
+def test_the_layout_is_bids(cohort):
+    for name in ("sub-001", "sub-002", "sub-003"):
+        assert {p.name for p in (cohort / name / "anat").glob("*.nii.gz")} == {
+            f"{name}_{m}.nii.gz" for m in ("T1w", "T2w", "FLAIR")
+        }
+        assert (_derived(cohort, name) / f"{name}_desc-brain_mask.nii.gz").is_file()
+    labels = sorted(p.name for p in cohort.rglob("*_label-lesion_mask.nii.gz"))
+    assert labels == ["sub-001_label-lesion_mask.nii.gz", "sub-002_label-lesion_mask.nii.gz"]
+    assert read_json(cohort / "dataset_description.json")["DatasetType"] == "raw"
+    assert read_json(cohort / "derivatives/oligovox-simulate/dataset_description.json")["DatasetType"] == "derivative"
+    rows = read_tsv(cohort / "participants.tsv")
+    assert [row["labelled"] for row in rows] == ["yes", "yes", "no"]
+    assert rows[2]["lesion_mL"] == ""
+    assert read_json(cohort / "sub-001/anat/sub-001_FLAIR.json")["InversionTime"] == pytest.approx(2.5, rel=0.05)
+
+
+def test_files_hold_what_they_should(cohort):
+    image = nib.load(cohort / "sub-001/anat/sub-001_T2w.nii.gz")
+    label = nib.load(_derived(cohort, "sub-001") / "sub-001_label-lesion_mask.nii.gz")
+    assert image.get_data_dtype() == np.int16
+    assert label.get_data_dtype() == np.uint8
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    np.testing.assert_array_equal(image.affine, label.affine)
+    np.testing.assert_allclose(image.header.get_zooms(), 4.0)
+    load = float(read_tsv(cohort / "participants.tsv")[0]["lesion_mL"])
+    assert np.asarray(label.dataobj).sum() * 0.064 == pytest.approx(load, abs=0.001)
+    assert 4.5 < load < 31
+
+
+def test_a_subject_does_not_depend_on_the_number_of_subjects_or_workers(cohort, tmp_path):
+    other = simulate_ms(tmp_path / "other", TINY, subjects=2, seed=1, workers=2)
+    assert _bytes(other / "sub-002") == _bytes(cohort / "sub-002")
+    assert _bytes(_derived(other, "sub-001")) == _bytes(_derived(cohort, "sub-001"))
+
+
+def test_resume_makes_only_what_is_gone(tmp_path, monkeypatch):
+    out = simulate_ms(tmp_path / "out", TINY, subjects=2, seed=3, workers=1)
+    before = _bytes(out)
+    (out / "sub-002/anat/sub-002_T1w.nii.gz").unlink()
+    made, make = [], write._make
+    monkeypatch.setattr(write, "_make", lambda job: (made.append(job.name), make(job)))
+    calls = []
+    simulate_ms(out, TINY, subjects=2, seed=3, workers=1, progress=lambda *call: calls.append(call))
+    assert made == ["sub-002"]
+    assert calls == [(1, 2, "sub-001"), (2, 2, "sub-002")]
+    assert _bytes(out) == before
+    simulate_ms(out, TINY, subjects=2, seed=4, workers=1)
+    assert made == ["sub-002", "sub-001", "sub-002"]
+    assert _bytes(out / "sub-001") != {k: v for k, v in before.items() if "sub-001/anat" in k}
+
+
+def test_a_changed_recipe_leaves_no_stale_file(tmp_path):
+    out = simulate_ms(tmp_path / "out", TINY, subjects=1, seed=3, workers=1)
+    simulate_ms(out, TINY.model_copy(update={"modalities": ("FLAIR",)}), subjects=1, seed=3, labelled=0, workers=1)
+    assert [p.name for p in sorted((out / "sub-001/anat").glob("*.nii.gz"))] == ["sub-001_FLAIR.nii.gz"]
+    assert not list(out.rglob("*_label-lesion_mask.nii.gz"))
+
+
+def test_a_killed_writer_leaves_no_half_file_and_the_next_run_ends_the_same(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from oligovox.simulate.ms import MSRecipe;"
+        "from oligovox.simulate.write import simulate_ms;"
+        "simulate_ms(Path(sys.argv[1]), MSRecipe(spacing=4.0, load_ml=(5.0, 30.0)), subjects=9, seed=9, workers=1)"
+    )
+    out = tmp_path / "out"
+    child = subprocess.Popen([sys.executable, "-c", code, str(out)])
+    end = time.monotonic() + 60
+    while not (out / "sub-003").exists():
+        assert time.monotonic() < end
+        assert child.poll() is None
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    for file in out.rglob("*.nii.gz"):
+        if not file.name.startswith(".tmp-"):
+            assert np.asarray(nib.load(file).dataobj).any()
+    simulate_ms(out, TINY, subjects=9, seed=9, workers=1)
+    clean = simulate_ms(tmp_path / "clean", TINY, subjects=9, seed=9, workers=1)
+    assert _bytes(out) == _bytes(clean)
+
+
+def test_a_folder_with_other_subjects_is_refused(cohort):
+    with pytest.raises(OutputError, match="has sub-003"):
+        simulate_ms(cohort, TINY, subjects=2, seed=1)
+
+
+def test_a_failing_subject_is_named(tmp_path, monkeypatch):
+    def fail(recipe, seed):
+        raise ZeroDivisionError("no brain today")
+
+    monkeypatch.setattr(write, "simulate_subject", fail)
+    with pytest.raises(WorkerError, match="sub-001: ZeroDivisionError: no brain today"):
+        simulate_ms(tmp_path / "out", TINY, subjects=2, seed=1, workers=1)
+
+
+@pytest.mark.parametrize("wrong", [{"subjects": 0}, {"seed": -1}, {"labelled": -1}, {"workers": 0}])
+def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, wrong):
+    with pytest.raises(SettingsError, match=f"{next(iter(wrong))} = "):
+        simulate_ms(tmp_path / "out", TINY, **{"subjects": 1, "seed": 0, **wrong})
+    assert not (tmp_path / "out").exists()
+    assert issubclass(SettingsError, InputError)
