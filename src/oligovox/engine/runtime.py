@@ -76,7 +76,7 @@ class Runtime:
             torch.backends.cudnn.benchmark = True  # patches have one size, so the search pays once
         else:
             tune_allocator()
-        self.precision = _precision(self._hardware.precision, cuda)
+        self.precision: Literal["32-true", "bf16-mixed"] = _precision(self._hardware.precision, cuda)
         self._fabric = _launch("cuda" if cuda else "cpu", self.precision)
         self.device: torch.device = self._fabric.device
         self.rank: int = self._fabric.global_rank
@@ -243,7 +243,7 @@ def tune_allocator() -> bool:
         return False
 
 
-def _precision(asked: str, cuda: bool) -> str:
+def _precision(asked: Literal["auto", "32-true", "bf16-mixed"], cuda: bool) -> Literal["32-true", "bf16-mixed"]:
     if asked != "auto":
         return asked
     native = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_has_bf16()
