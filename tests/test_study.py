@@ -102,8 +102,12 @@ def test_split_that_asks_for_too_many_is_refused(
 
 
 def test_shipped_recipes_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OLIGOVOX_DATA", raising=False)
     home = Path(experiment.__file__).parents[1] / "recipes"
     recipes = [*home.glob("*.yaml"), *(Path(__file__).parents[1] / "recipes").glob("*.yaml")]
     assert len(recipes) >= 2
+    with pytest.raises(SettingsError, match="OLIGOVOX_DATA is not set"):
+        read_recipe(Path(__file__).parents[1] / "recipes" / "openms.yaml")
+    monkeypatch.setenv("OLIGOVOX_DATA", "/data")
     for path in recipes:
         assert read_recipe(path).name == path.stem

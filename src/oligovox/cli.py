@@ -138,6 +138,7 @@ def finetune(
     encoder: Annotated[str, typer.Option(help="Network, where there is no --from.")] = "resenc",
     preset: Annotated[str, typer.Option(help="Size of a resenc: tiny, S, M, L.")] = "tiny",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    tensors: Annotated[bool, typer.Option(help="Print what became of each tensor of --from.")] = False,
     change: Set = [],  # noqa: B006
     json: Json = False,
 ) -> None:
@@ -149,7 +150,9 @@ def finetune(
     stage = changed(Finetune, [*change, *_steps(steps)], "finetune")
     network = None if start else NetworkChoice.named(encoder, preset)
     held_out = Split.load(split) if split else None
-    model = experiment.finetune(store, out, stage=stage, network=network, start=start, labels=labels, split=held_out)
+    model = experiment.finetune(
+        store, out, stage=stage, network=network, start=start, labels=labels, split=held_out, tensors=tensors
+    )
     result = {"model": str(model)}
     _say(result, json)
 
@@ -232,6 +235,10 @@ def main() -> None:
 
 
 def _say(result: Mapping[str, Any], json: bool) -> None:
+    from oligovox.engine.log import in_main_process
+
+    if not in_main_process():
+        return
     if json:
         typer.echo(json_module.dumps(result, indent=2, default=str))
         return

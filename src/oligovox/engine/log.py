@@ -22,8 +22,13 @@ _console = Console(stderr=True)
 
 def say(text: str) -> None:
     """One line for people, on stderr, above a progress bar where one runs; silent in every process but the main one."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    if in_main_process():
         _console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def in_main_process() -> bool:
+    """Whether this is the process that speaks: the only one, or rank 0 under torchrun or SLURM."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def counting_bar(title: str) -> Callable[[int, int, str], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -192,7 +193,12 @@ def _change(content: dict[str, Any], change: str) -> None:
 
 
 def _located(choice: CohortChoice, home: Path) -> CohortChoice:
+    """The BIDS folder as an absolute path."""
     if choice.bids is None:
         return choice
     expanded = Path(os.path.expandvars(choice.bids)).expanduser()
+    if unset := re.search(r"\$\{?(\w+)", str(expanded)):
+        raise SettingsError(
+            f"bids: {choice.bids}: the environment variable {unset[1]} is not set; set it to the data's folder"
+        )
     return choice.model_copy(update={"bids": str(expanded if expanded.is_absolute() else (home / expanded).resolve())})

@@ -41,6 +41,7 @@ class Job:
         parts: which parts are taken from it.
         norm_reset: see `networks.transfer`.
         transductive: images of test people are seen.
+        tensors: say what became of each tensor of the start, not only how many were loaded.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Job:
     parts: tuple[str, ...] = ("encoder", "decoder")
     norm_reset: bool = False
     transductive: bool = False
+    tensors: bool = False
 
 
 def build_encoder(network: NetworkChoice, modalities: tuple[str, ...]) -> Encoder:
@@ -212,4 +214,6 @@ def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
     weights, description = load_model(folder)
     report = transfer(weights, description.modalities, method.export(), parts=job.parts, norm_reset=job.norm_reset)
     say(f"start from {folder}: {report.summary()}")
+    for line in report.table() if job.tensors else ():
+        say(f"  {line}")
     return description

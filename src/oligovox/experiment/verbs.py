@@ -170,6 +170,7 @@ def finetune(
     people: Sequence[str] | None = None,
     labels: int | None = None,
     split: Split | None = None,
+    tensors: bool = False,
 ) -> Path:
     """Train a segmentation network on few labels.
 
@@ -182,6 +183,7 @@ def finetune(
         people: whose labels are used; None: everyone labelled, without the test and validation people of `split`.
         labels: use so many of them, a nested draw by the training's seed; None: all.
         split: who is held out; the best checkpoint is chosen by Dice on its validation people, without any the last is kept.
+        tensors: say what became of each tensor of the start.
 
     Returns:
         The model folder.
@@ -213,6 +215,7 @@ def finetune(
         start=start,
         parts=stage.parts,
         norm_reset=stage.norm_reset,
+        tensors=tensors,
     )
     held_out = store.of(split.validation) if split else ()
     watched = [(case, label) for case in held_out if (label := case.label()) is not None]

@@ -1,10 +1,10 @@
 """A person's brain: fractions of grey matter, white matter and CSF in each voxel, and where the ventricles and the cortex are.
 
 Source of the maps: the symmetric ICBM152 2009a average that nilearn ships (Fonov et al. 2011, NeuroImage 54:313; Fonov et al. 2009;
-Collins et al. 1999). nilearn gives their licence as "unknown" (its datasets/description/icbm152_2009.rst); the McConnell Brain Imaging
-Centre, who made them, permits use, copying, modification and distribution for any purpose without fee where its notice appears:
-"Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University". They are
-read where nilearn keeps them, nothing is copied here.
+Collins et al. 1999). They are read where nilearn keeps them, nothing is copied here. nilearn gives their licence as "unknown" (its
+datasets/description/icbm152_2009.rst); to our knowledge the McConnell Brain Imaging Centre, Montreal Neurological Institute, who made
+them, permits use, copying, modification and distribution without fee where its copyright notice appears: read the notice at its
+source before you pass on data simulated from them.
 
 There is a brain in a thin envelope of CSF and nothing else: no skull, no scalp, no eyes, as after perfect skull stripping.
 An average of 152 people is blurred and shows narrow sulci; the maps are sharpened and each person's CSF is weighted up at random.

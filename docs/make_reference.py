@@ -1,0 +1,182 @@
+"""Write docs/reference/{recipe,cli,python}.md from the code. A test compares them with it.
+
+Run it after a setting, an option or a docstring has changed: `python docs/make_reference.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+import oligovox
+from oligovox import catalogue, cli
+from oligovox.experiment.recipe import Recipe
+
+HOME = Path(__file__).parent / "reference"
+_NOTE = "<!-- Written by docs/make_reference.py from the code: do not edit. -->"
+
+
+def recipe_page() -> str:
+    """Every key of a recipe, then the settings of every network and method."""
+    parts = [
+        "# Recipe: every key",
+        _NOTE,
+        "A recipe is one YAML file. `oligovox run RECIPE.yaml --out RUN` does all of it. A key that is not listed here is refused, and the "
+        "message names the nearest one that is. `--set section.key=value` changes one key on the command line. The resolved recipe, with every "
+        "default spelled out, is written to `RUN/recipe.yaml`.",
+        "Lengths are in mm and mL where that is said, otherwise in voxels of the prepared grid. Triples are x, y, z (right, anterior, superior).",
+    ]
+    for place, model in _sections(Recipe, ""):
+        parts += [f"## {place or 'Top of the file'}", _summary(model), _table(model)]
+    for marker, where in (("NETWORK", "network.settings"), ("METHOD", "pretrain.settings, finetune.settings")):
+        parts.append(f"## {where}")
+        for name, entry in catalogue.entries(marker).items():  # type: ignore[arg-type]
+            model = catalogue.load(marker, name).Settings  # type: ignore[arg-type]
+            parts += [f"### {name}", f"{entry.summary} Source: {entry.source}", _table(model)]
+    return _page(parts)
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, click.Group)
+    parts = [
+        "# Command line",
+        _NOTE,
+        "Results go to stdout, everything else to stderr. With `--json`, stdout is one JSON object, also when a command fails. Exit codes: 0 done; "
+        "1 started and failed; 2 wrong usage or input, and then nothing was written. `oligovox COMMAND --help` says the same as this page.",
+    ]
+    for name, command in group.commands.items():
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+        needed = [f"{option.opts[0]} {_value_name(option)}" for option in options if option.required]
+        usage = " ".join(["oligovox", name, *map(_argument, arguments), *needed, "[options]" if options else ""]).strip()
+        rows = [(_argument(p), "", getattr(p, "help", "") or "") for p in arguments]
+        rows += [(_flags(p), _default(p), getattr(p, "help", "") or "") for p in options]
+        parts += [f"## {name}", f"`{usage}`", command.help or "", _rows(("", "default", "meaning"), rows)]
+    return _page(parts)
+
+
+def python_page() -> str:
+    """Every public function with its signature and docstring."""
+    parts = ["# Python", _NOTE, "What `import oligovox` offers: the verbs of the command line. Paths may be text or `pathlib.Path`."]
+    for name in sorted(oligovox.__all__):
+        function = getattr(oligovox, name)
+        parts += [f"## oligovox.{name}", _fence(f"{name}{_signature(function)}"), _fence(inspect.getdoc(function) or "")]
+    return _page(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {"recipe.md": recipe_page, "cli.md": cli_page, "python.md": python_page}
+
+
+def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, str]]:
+    """(key, field, meaning) of a settings class; the meaning is its description, or the comment at the end of its line."""
+    sources = "\n".join(inspect.getsource(kind) for kind in model.__mro__ if kind.__module__.startswith("oligovox"))
+    for key, field in model.model_fields.items():
+        comment = re.search(rf"^    {key}: .*?  # (?!noqa|type:)(.+)$", sources, re.MULTILINE)
+        if comment is None:  # a field over several lines has its comment behind the last bracket
+            comment = re.search(rf"^    {key}: [^\n]*[\[(]\n(?:        .*\n)+    [\])][^\n#]*# (.+)$", sources, re.MULTILINE)
+        yield key, field, field.description or (comment[1] if comment else "")
+
+
+def _sections(model: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield place, model
+    for key, field in model.model_fields.items():
+        for inner, many in _models(field.annotation):
+            name = "".join([place and f"{place}.", key, ".NAME" if many else ""])
+            yield from _sections(inner, name)
+
+
+def _models(annotation: Any, many: bool = False) -> Iterator[tuple[type[BaseModel], bool]]:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation, many
+        return
+    for part in getattr(annotation, "__args__", ()):
+        yield from _models(part, many or getattr(annotation, "__origin__", None) is dict)
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = []
+    for key, field, meaning in fields_of(model):
+        if any(_models(field.annotation)):
+            meaning = f"{meaning}; keys below".removeprefix("; ")
+            default = "required" if field.is_required() else ("none" if field.get_default() is None else "")
+        else:
+            default = "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+        if (choices := _choices(field.annotation)) and "one of" not in meaning:
+            meaning = f"{meaning}; one of {', '.join(choices)}".removeprefix("; ")
+        rows.append((f"`{key}`", default, meaning))
+    return _rows(("key", "default", "meaning"), rows)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values of a Literal, also inside tuples and unions."""
+    if str(getattr(annotation, "__origin__", "")) == "typing.Literal":
+        return [_plain(value) for value in annotation.__args__]
+    return list(dict.fromkeys(c for part in getattr(annotation, "__args__", ()) for c in _choices(part)))
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == "":
+        return "none" if value is None else '""'
+    if isinstance(value, bool | str):
+        return str(value).lower() if isinstance(value, bool) else value
+    return json.dumps(value) if not isinstance(value, BaseModel) else ""
+
+
+def _summary(model: type[BaseModel]) -> str:
+    return inspect.cleandoc(model.__doc__ or "")
+
+
+def _argument(argument: click.Parameter) -> str:
+    name = (argument.name or "").upper()
+    return f"{name}…" if argument.nargs == -1 else name
+
+
+def _value_name(option: click.Parameter) -> str:
+    return (option.name or "").upper()
+
+
+def _flags(option: click.Parameter) -> str:
+    return ", ".join(f"`{flag}`" for flag in option.opts)
+
+
+def _default(option: click.Parameter) -> str:
+    if option.required:
+        return "required"
+    value = option.default
+    return "" if value in (None, False, "", [], ()) else str(value)
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    text = str(inspect.signature(function)).replace("'", "")
+    text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
+    return text.replace("pathlib._local.", "").replace("pathlib.", "")
+
+
+def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines += [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _fence(text: str) -> str:
+    return f"```text\n{text}\n```"
+
+
+def _page(parts: list[str]) -> str:
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+if __name__ == "__main__":
+    for page, write in PAGES.items():
+        (HOME / page).write_text(write(), encoding="utf-8")
