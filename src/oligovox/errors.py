@@ -45,7 +45,10 @@ class ImageError(InputError):
 
     def __init__(self, path: Path, found: str, todo: str) -> None:
         super().__init__(f"{path}: {found}; {todo}")
-        self.path, self.found = path, found
+        self.path, self.found, self._todo = path, found, todo
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str, str]]:
+        return type(self), (self.path, self.found, self._todo)
 
 
 class GeometryError(InputError):
@@ -84,6 +87,9 @@ class WorkerError(RunError):
         super().__init__(f"{case}: {cause}")
         self.case, self.cause = case, cause
 
+    def __reduce__(self) -> tuple[type[WorkerError], tuple[str, str]]:
+        return type(self), (self.case, self.cause)
+
 
 class NonFiniteLoss(RunError):
     """A loss term became NaN or infinite.
@@ -91,15 +97,19 @@ class NonFiniteLoss(RunError):
     Attributes:
         step: optimiser step, from 0.
         term: name of the first non-finite term.
+        value: what it was.
         cases: names of the cases in the batch.
     """
 
     def __init__(self, step: int, term: str, value: float, cases: Iterable[str]) -> None:
-        self.step, self.term, self.cases = step, term, tuple(cases)
+        self.step, self.term, self.value, self.cases = step, term, value, tuple(cases)
         super().__init__(
             f"step {step}: loss term '{term}' is {value} (cases {', '.join(self.cases)}); "
             "look at these cases, lower the learning rate, or train with precision 32-true"
         )
+
+    def __reduce__(self) -> tuple[type[NonFiniteLoss], tuple[int, str, float, tuple[str, ...]]]:
+        return type(self), (self.step, self.term, self.value, self.cases)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
