@@ -1,31 +1,12 @@
 """Learn from every unlabelled multi-sequence MRI, label a handful: lesion models, predictions and an honest report.
 
-The verbs are imported when they are first used, so that `import oligovox` is instant.
+The verbs are in `experiment` (`from oligovox import experiment`): `prepare`, `simulate` and `report` are also names of rooms, so they
+cannot be names of functions here. Importing oligovox alone is instant.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 __version__ = version("oligovox")
-__all__ = [
-    "demo",
-    "evaluate",
-    "finetune",
-    "methods",
-    "predict",
-    "prepare",
-    "pretrain",
-    "report",
-    "run",
-    "simulate",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from oligovox import experiment
-
-        return getattr(experiment, name)
-    raise AttributeError(f"module 'oligovox' has no attribute '{name}'")
+__all__ = ["__version__"]

@@ -76,7 +76,7 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
 
     Raises:
         CohortError: no such folder, no sub-*/ in it, no known sequence below them, a file in the wrong subject's folder,
-            or several label (or brain) masks for one session.
+            several label (or brain) masks for one session, or a label mask for a session without an image.
     """
     subjects = _subject_folders(root)
     raw = _by_session(root, subjects)
@@ -113,7 +113,11 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
         )
     for (subject, session), files in derived.items():
         if any(_called(file, mask) for file in files):
-            _log.warning("%s: the '%s' mask has no image beside it (sub-%s %s)", files[0].path, mask, subject, session)
+            where = f"sub-{subject}" + (f" ses-{session}" if session else "")
+            raise CohortError(
+                f"{files[0].path}: the '{mask}' mask of {where} has no image beside it; bring the image back, name the mask's "
+                "session as the image's, or move the mask out of the folder"
+            )
     return Cohort(cases=tuple(cases), labels=labels or {mask: 1}, name=root.resolve().name)
 
 

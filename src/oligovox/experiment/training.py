@@ -153,15 +153,20 @@ def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:
     Raises:
         CheckpointError: not a model folder, or its weights do not fit the network it names.
     """
-    weights, description = load_model(model_folder(folder))
+    folder = model_folder(folder)
+    weights, description = load_model(folder)
     network = NetworkChoice(name=description.network, settings=description.network_settings)
-    encoder = build_encoder(network, description.modalities)
-    module = build_method(description.method, description.settings, encoder).export()
-    expected, found = set(module.state_dict()), set(weights)
-    if expected != found:
-        first = sorted(expected ^ found)[0]
-        raise CheckpointError(f"{folder}: tensor '{first}' is {'missing' if first in expected else 'unknown'}; "
-                              f"the weights are not those of a {description.network} trained by {description.method}")  # fmt: skip
+    try:
+        encoder = build_encoder(network, description.modalities)
+        module = build_method(description.method, description.settings, encoder).export()
+    except SettingsError as error:
+        raise CheckpointError(f"{folder / 'model.json'}: {error}; restore the folder from a copy") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise CheckpointError(f"{folder}: tensor '{name}' has the shape {found.get(name)}, expected {expected.get(name)}; the "
+                                  f"weights are not those of a {description.network} trained by {description.method}")  # fmt: skip
     module.load_state_dict(weights)
     return module.eval(), description
 
@@ -212,7 +217,10 @@ def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
     assert job.start is not None
     folder = model_folder(job.start)
     weights, description = load_model(folder)
-    report = transfer(weights, description.modalities, method.export(), parts=job.parts, norm_reset=job.norm_reset)
+    try:
+        report = transfer(weights, description.modalities, method.export(), parts=job.parts, norm_reset=job.norm_reset)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     say(f"start from {folder}: {report.summary()}")
     for line in report.table() if job.tensors else ():
         say(f"  {line}")

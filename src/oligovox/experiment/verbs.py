@@ -272,7 +272,7 @@ def predict(
     model = model_folder(model)
     _, description = load_segmentation(model)
     check_writable(out)
-    store = _store_for(data, description, out, workers, show)
+    store = _store_for(data, description, people, out, workers, show)
     cases = store.of(people) if people else store.cases
     written = predict_cases(model, cases, out, options or Predict(), show("predict"))
     return {
@@ -282,7 +282,9 @@ def predict(
     }
 
 
-def _store_for(data: Path, description: ModelDescription, out: Path, workers: int, show: Show) -> Store:
+def _store_for(
+    data: Path, description: ModelDescription, people: Sequence[str], out: Path, workers: int, show: Show
+) -> Store:
     """The store given, if it was prepared as the model wants it; otherwise a new one below `out`. Labels are not read."""
     plan = parse(Plan, description.plan, "plan of the model")
     if (data / "store.json").is_file():
@@ -293,12 +295,16 @@ def _store_for(data: Path, description: ModelDescription, out: Path, workers: in
             )
         return store
     cohort = read_cohort(data)
-    known = [replace(case, label=None) for case in cohort.cases if set(case.images) & set(plan.modalities)]
-    for case in cohort.cases:
+    wanted = cohort.of(people) if people else cohort.cases
+    known = [replace(case, label=None) for case in wanted if set(case.images) & set(plan.modalities)]
+    if not known:
+        raise CohortError(
+            f"{data}: no case has a sequence that the model knows ({', '.join(plan.modalities)}), {wanted[0].name} has "
+            f"{', '.join(wanted[0].images)}; name the files by their sequence, or use a model trained on these"
+        )
+    for case in wanted:
         if not set(case.images) & set(plan.modalities):
             say(f"{case.name}: left out; it has {', '.join(case.images)}, the model knows {', '.join(plan.modalities)}")
-    if not known:
-        raise CohortError(f"{data}: no case has a sequence that the model knows ({', '.join(plan.modalities)})")
     cohort = Cohort(cases=tuple(known), labels=description.labels, name=cohort.name)
     return prepare_cohort(cohort, plan, out / "sourcedata" / "store", workers=workers, progress=show("prepare"))
 
