@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import oligovox
-from oligovox import catalogue, cli
+from oligovox import catalogue, cli, experiment
 from oligovox.experiment.recipe import Recipe
 
 HOME = Path(__file__).parent / "reference"
@@ -35,8 +33,11 @@ def recipe_page() -> str:
         "default spelled out, is written to `RUN/recipe.yaml`.",
         "Lengths are in mm and mL where that is said, otherwise in voxels of the prepared grid. Triples are x, y, z (right, anterior, superior).",
     ]
+    places: dict[type[BaseModel], list[str]] = {}
     for place, model in _sections(Recipe, ""):
-        parts += [f"## {place or 'Top of the file'}", _summary(model), _table(model)]
+        places.setdefault(model, []).append(place or "Top of the file")
+    for model, found in places.items():
+        parts += [f"## {', '.join(found)}", _summary(model), _table(model)]
     for marker, where in (("NETWORK", "network.settings"), ("METHOD", "pretrain.settings, finetune.settings")):
         parts.append(f"## {where}")
         for name, entry in catalogue.entries(marker).items():  # type: ignore[arg-type]
@@ -47,8 +48,7 @@ def recipe_page() -> str:
 
 def cli_page() -> str:
     """Every command with its arguments and options."""
-    group = typer.main.get_command(cli.app)
-    assert isinstance(group, click.Group)
+    group: Any = typer.main.get_command(cli.app)
     parts = [
         "# Command line",
         _NOTE,
@@ -59,7 +59,9 @@ def cli_page() -> str:
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
         needed = [f"{option.opts[0]} {_value_name(option)}" for option in options if option.required]
-        usage = " ".join(["oligovox", name, *map(_argument, arguments), *needed, "[options]" if options else ""]).strip()
+        usage = " ".join(
+            ["oligovox", name, *map(_argument, arguments), *needed, "[options]" if options else ""]
+        ).strip()
         rows = [(_argument(p), "", getattr(p, "help", "") or "") for p in arguments]
         rows += [(_flags(p), _default(p), getattr(p, "help", "") or "") for p in options]
         parts += [f"## {name}", f"`{usage}`", command.help or "", _rows(("", "default", "meaning"), rows)]
@@ -68,10 +70,18 @@ def cli_page() -> str:
 
 def python_page() -> str:
     """Every public function with its signature and docstring."""
-    parts = ["# Python", _NOTE, "What `import oligovox` offers: the verbs of the command line. Paths may be text or `pathlib.Path`."]
-    for name in sorted(oligovox.__all__):
-        function = getattr(oligovox, name)
-        parts += [f"## oligovox.{name}", _fence(f"{name}{_signature(function)}"), _fence(inspect.getdoc(function) or "")]
+    parts = [
+        "# Python",
+        _NOTE,
+        "`from oligovox import experiment` gives the verbs of the command line, with the same names. Folders and files are `pathlib.Path`.",
+    ]
+    for name in experiment.__all__:
+        function = getattr(experiment, name)
+        parts += [
+            f"## experiment.{name}",
+            _fence(f"{name}{_signature(function)}"),
+            _fence(inspect.getdoc(function) or ""),
+        ]
     return _page(parts)
 
 
@@ -84,7 +94,9 @@ def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, str]]:
     for key, field in model.model_fields.items():
         comment = re.search(rf"^    {key}: .*?  # (?!noqa|type:)(.+)$", sources, re.MULTILINE)
         if comment is None:  # a field over several lines has its comment behind the last bracket
-            comment = re.search(rf"^    {key}: [^\n]*[\[(]\n(?:        .*\n)+    [\])][^\n#]*# (.+)$", sources, re.MULTILINE)
+            comment = re.search(
+                rf"^    {key}: [^\n]*[\[(]\n(?:        .*\n)+    [\])][^\n#]*# (.+)$", sources, re.MULTILINE
+            )
         yield key, field, field.description or (comment[1] if comment else "")
 
 
@@ -137,24 +149,24 @@ def _summary(model: type[BaseModel]) -> str:
     return inspect.cleandoc(model.__doc__ or "")
 
 
-def _argument(argument: click.Parameter) -> str:
+def _argument(argument: Any) -> str:
     name = (argument.name or "").upper()
     return f"{name}…" if argument.nargs == -1 else name
 
 
-def _value_name(option: click.Parameter) -> str:
+def _value_name(option: Any) -> str:
     return (option.name or "").upper()
 
 
-def _flags(option: click.Parameter) -> str:
+def _flags(option: Any) -> str:
     return ", ".join(f"`{flag}`" for flag in option.opts)
 
 
-def _default(option: click.Parameter) -> str:
+def _default(option: Any) -> str:
     if option.required:
         return "required"
     value = option.default
-    return "" if value in (None, False, "", [], ()) else str(value)
+    return "" if value is None or value is False or value in ("", [], ()) else str(value)
 
 
 def _signature(function: Callable[..., Any]) -> str:

@@ -56,6 +56,12 @@ def write_phantom(root: Path, subjects: int = 6, labelled: int = 6, side: int = 
     return root
 
 
+@pytest.fixture(scope="session")
+def make_phantom() -> Callable[..., Path]:
+    """`write_phantom` itself, for cohorts of another size."""
+    return write_phantom
+
+
 @pytest.fixture
 def phantom(tmp_path: Path) -> Path:
     """`write_phantom` with six labelled subjects."""

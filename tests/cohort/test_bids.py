@@ -104,14 +104,14 @@ def test_two_raters_are_ambiguous(tmp_path: Path) -> None:
         read_bids(root)
 
 
-def test_a_mask_without_image_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mask_without_image_is_refused(tmp_path: Path) -> None:
     root = _tree(
         tmp_path,
         "sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz",
         "derivatives/sub-01/anat/sub-01_desc-lesion_mask.nii.gz",
     )
-    assert not read_bids(root).labelled
-    assert "has no image beside it" in caplog.text
+    with pytest.raises(CohortError, match="'lesion' mask of sub-01 has no image beside it; bring the image back"):
+        read_bids(root)
 
 
 @pytest.mark.parametrize(

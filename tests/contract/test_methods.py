@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from oligovox.catalogue import entries, load
+from oligovox.engine.checkpoint import read_tensors
+from oligovox.engine.fit import Training, fit
 from oligovox.method import Clock, Losses, Method
 from oligovox.networks.encoder import Encoder
 from oligovox.sample.batch import Batch
@@ -216,6 +218,33 @@ def test_thirty_steps_lower_the_loss(name: str) -> None:
         method.after_step(losses, Clock(number, 30))
         totals.append(losses.total.item())
     assert np.mean(totals[-3:]) < 0.9 * np.mean(totals[:3])
+
+
+class Killed(Exception):
+    """Stands for a process that ends without a word."""
+
+
+def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(name: str, tmp_path: Path) -> None:
+    batch = make_batch(build(name))
+    training = Training(
+        steps=6, device="cpu", precision="32-true", threads=1, checkpoint_every=2, prefetch=1, workers=1, tensorboard="off"
+    )  # fmt: skip
+
+    def train(folder: str, seed: int = 0, dies_at: int | None = None) -> Path:
+        def batches(number: int, micro: int) -> Batch:
+            if number == dies_at:
+                raise Killed
+            return replace(batch, image=batch.image * (1 + 0.1 * number))
+
+        return fit(build(name, seed=seed), batches, training, tmp_path / folder, progress=False).last
+
+    whole = train("whole")
+    for seed, dies_at in enumerate((3, 5)):
+        with pytest.raises(Killed):
+            train("parts", seed, dies_at)
+    parts = train("parts", seed=2)  # other first weights: all that matters must come out of the checkpoint
+    for file in ("weights.safetensors", "optimizer.safetensors"):
+        assert same(read_tensors(whole / file), read_tensors(parts / file))
 
 
 def test_export(name: str) -> None:

@@ -56,6 +56,15 @@ def test_features_have_the_shapes_the_contract_states(name, m):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_is_built_on_the_meta_device_as_a_recipe_s_check_does(name):
+    with torch.device("meta"):
+        dry = build(name)
+    assert {key: t.shape for key, t in dry.state_dict().items()} == {
+        key: t.shape for key, t in build(name).state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_tensor_that_grows_with_the_modalities_is_named(name):
     two, three = (build(name, MODALITIES[:m]) for m in (2, 3))
     shapes = {key: value.shape for key, value in two.state_dict().items()}

@@ -112,10 +112,10 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
             f"{root}: no known sequence below sub-*/ (found: {', '.join(found[:8])}); expected files such as sub-01_FLAIR.nii.gz"
         )
     for (subject, session), files in derived.items():
-        if any(_called(file, mask) for file in files):
+        if named := [file.path for file in files if _called(file, mask)]:
             where = f"sub-{subject}" + (f" ses-{session}" if session else "")
             raise CohortError(
-                f"{files[0].path}: the '{mask}' mask of {where} has no image beside it; bring the image back, name the mask's "
+                f"{named[0]}: the '{mask}' mask of {where} has no image beside it; bring the image back, name the mask's "
                 "session as the image's, or move the mask out of the folder"
             )
     return Cohort(cases=tuple(cases), labels=labels or {mask: 1}, name=root.resolve().name)

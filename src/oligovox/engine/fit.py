@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW, Optimizer
@@ -45,12 +45,17 @@ class Training(Hardware):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises linearly")
     weight_decay: float = Field(1e-2, ge=0, description="not of biases and norms (one-dimensional parameters)")
     clip: PositiveFloat | None = Field(1.0, description="largest norm of the whole gradient; None: not clipped")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the first weights, the order of the data and every draw")
     checkpoint_every: PositiveInt = Field(200, description="optimiser steps")
     validate_every: PositiveInt = Field(200, description="optimiser steps")
     prefetch: PositiveInt = Field(4, description="micro-batches made ahead")
     workers: PositiveInt = Field(2, description="threads that make them")
     tensorboard: Literal["auto", "off"] = Field("auto", description="auto: written where TensorBoard is installed")
+
+    @field_validator("tensorboard", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare off as False
 
 
 # What may change when a run goes on: where and how often, not what is learned. Precision and accumulation are compared as they come out.

@@ -25,8 +25,8 @@ Patch = tuple[Positive, Positive, Positive]
 class SimulatedCohort(Settings):
     """A cohort made by MR physics; see `oligovox simulate`."""
 
-    subjects: Positive
-    seed: int = 0
+    subjects: Positive = Field(description="how many people")
+    seed: int = Field(0, description="person k is the same whatever the number of people")
     ms: MSRecipe = MSRecipe()
 
 
@@ -49,16 +49,18 @@ class SplitChoice(Settings):
     With several cohorts a person's name is '<cohort>_<subject>'.
     """
 
-    test: int | tuple[str, ...] = 6
-    validation: int | tuple[str, ...] = 2
+    test: int | tuple[str, ...] = Field(6, description="people who are only scored")
+    validation: int | tuple[str, ...] = Field(2, description="people whose Dice chooses the checkpoint that is kept")
     labels: int | tuple[str, ...] = Field(2, description="people whose labels training may use")
 
 
 class NetworkChoice(Settings):
     """Which encoder; `settings` are those of `networks/<name>.py`."""
 
-    name: str = "resenc"
-    settings: dict[str, Any] = Field(default_factory=lambda: {"preset": "tiny"})
+    name: str = Field("resenc", description="resenc or swin")
+    settings: dict[str, Any] = Field(
+        default_factory=lambda: {"preset": "tiny"}, description="of this network; with swin, give its own or {}"
+    )
 
     @classmethod
     def named(cls, name: str, preset: str) -> NetworkChoice:
@@ -70,8 +72,8 @@ class Stage(Settings):
     """What every training stage has."""
 
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method's own file")
-    patch: Patch = (48, 48, 48)
-    batch: Positive = 2
+    patch: Patch = Field((48, 48, 48), description="voxels of the prepared grid")
+    batch: Positive = Field(2, description="patches in a micro-batch")
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
 
@@ -79,7 +81,7 @@ class Stage(Settings):
 class Pretrain(Stage):
     """Self-supervised stage: learns from everyone who is neither tested nor validated on."""
 
-    method: str = "generative"
+    method: str = Field("generative", description="a pretext of `oligovox methods`")
     cohorts: tuple[str, ...] = Field((), description="only these cohorts; empty: all")
     transductive: bool = Field(False, description="also see the images of test people; the page says so")
     share_labelled: bool = Field(True, description="also see the images of people whose labels are used")
@@ -90,30 +92,32 @@ class Finetune(Stage):
 
     lesion_share: float = Field(0.5, ge=0, le=1, description="share of patches that contain a lesion")
     norm_reset: bool = Field(False, description="give each transferred weight the norm a fresh one has")
-    parts: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+    parts: tuple[Literal["encoder", "decoder"], ...] = Field(
+        ("encoder", "decoder"), description="what is taken over from pre-training"
+    )
 
 
 class Arm(Settings):
     """One way to get a model, compared with the others on the same held-out people."""
 
-    start: Literal["scratch", "pretrain"]
+    start: Literal["scratch", "pretrain"] = Field(description="random weights, or those of the pretrain section")
     also: tuple[str, ...] = Field((), description="cohorts whose labelled cases are added to training")
 
 
 class Predict(Settings):
     """Sliding-window inference."""
 
-    overlap: float = Field(0.5, ge=0, lt=1)
-    mirror: bool = False
-    save_probabilities: bool = False
+    overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring windows, share of a side")
+    mirror: bool = Field(False, description="average over the eight mirror images; 8 times slower")
+    save_probabilities: bool = Field(False, description="also write a probability map of each class")
 
 
 class Recipe(Settings):
     """All of a run."""
 
-    name: str
-    title: str = ""
-    seed: int = 0
+    name: str = Field(description="of the run")
+    title: str = Field("", description="heading of the page; empty: the name")
+    seed: int = Field(0, description="of the split and of the intervals")
     cohorts: dict[str, CohortChoice]
     prepare: Plan
     split: SplitChoice = SplitChoice()
@@ -124,7 +128,7 @@ class Recipe(Settings):
     arms: dict[str, Arm] = Field(
         default_factory=lambda: {"scratch": Arm(start="scratch"), "pretrained": Arm(start="pretrain")}
     )
-    workers: Positive = 2
+    workers: Positive = Field(2, description="processes that simulate and prepare; each holds one person in memory")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

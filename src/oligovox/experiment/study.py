@@ -100,7 +100,8 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     given = {name: read_bids(Path(c.bids)) for name, c in recipe.cohorts.items() if c.bids}
     planned = {name: _planned(c.simulate) for name, c in recipe.cohorts.items() if c.simulate}
     split = draw(recipe, _together(recipe, given | planned))
-    pretraining_people(recipe, _together(recipe, given | planned), split)
+    if recipe.pretrain:
+        pretraining_people(recipe, _together(recipe, given | planned), split)
     if not file.exists():
         for cohort in given.values():
             check_cohort(cohort, recipe.prepare, workers=recipe.workers)

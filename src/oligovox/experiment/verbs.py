@@ -272,8 +272,7 @@ def predict(
     model = model_folder(model)
     _, description = load_segmentation(model)
     check_writable(out)
-    store = _store_for(data, description, people, out, workers, show)
-    cases = store.of(people) if people else store.cases
+    cases = _prepared(data, description, people, out, workers, show)
     written = predict_cases(model, cases, out, options or Predict(), show("predict"))
     return {
         "predictions": str(out),
@@ -282,10 +281,10 @@ def predict(
     }
 
 
-def _store_for(
+def _prepared(
     data: Path, description: ModelDescription, people: Sequence[str], out: Path, workers: int, show: Show
-) -> Store:
-    """The store given, if it was prepared as the model wants it; otherwise a new one below `out`. Labels are not read."""
+) -> tuple[StoredCase, ...]:
+    """Cases of the store given, if it was prepared as the model wants it; otherwise of a new one below `out`. Labels are not read."""
     plan = parse(Plan, description.plan, "plan of the model")
     if (data / "store.json").is_file():
         store = Store.open(data)
@@ -293,7 +292,7 @@ def _store_for(
             raise CheckpointError(
                 f"{data}: prepared by another plan than the model's ({plan}); predict from the BIDS folder"
             )
-        return store
+        return store.of(people) if people else store.cases
     cohort = read_cohort(data)
     wanted = cohort.of(people) if people else cohort.cases
     known = [replace(case, label=None) for case in wanted if set(case.images) & set(plan.modalities)]
@@ -306,7 +305,7 @@ def _store_for(
         if not set(case.images) & set(plan.modalities):
             say(f"{case.name}: left out; it has {', '.join(case.images)}, the model knows {', '.join(plan.modalities)}")
     cohort = Cohort(cases=tuple(known), labels=description.labels, name=cohort.name)
-    return prepare_cohort(cohort, plan, out / "sourcedata" / "store", workers=workers, progress=show("prepare"))
+    return prepare_cohort(cohort, plan, out / "sourcedata" / "store", workers=workers, progress=show("prepare")).cases
 
 
 def evaluate(predictions: Path, truth: Path, out: Path, *, mask: str = "lesion") -> dict[str, Any]:

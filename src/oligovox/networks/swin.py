@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -62,15 +63,16 @@ class Swin(Encoder):
         self.channels = (size, size, 2 * size, 4 * size, 8 * size, 16 * size)
         self.strides = (1, 2, 4, 8, 16, 32)
         self.full = UnetrBasicBlock(3, 2 * len(modalities), size, 3, 1, norm_name="instance", res_block=True)
-        self.transformer = SwinTransformer(
-            in_chans=2 * len(modalities),
-            embed_dim=size,
-            window_size=(settings.window,) * 3,
-            patch_size=(2, 2, 2),
-            depths=settings.depths,
-            num_heads=settings.heads,
-            use_checkpoint=settings.use_checkpoint,
-        )
+        with torch.device("cpu"):  # it reads numbers out of a tensor, which the meta device of a dry build cannot give
+            self.transformer = SwinTransformer(
+                in_chans=2 * len(modalities),
+                embed_dim=size,
+                window_size=(settings.window,) * 3,
+                patch_size=(2, 2, 2),
+                depths=settings.depths,
+                num_heads=settings.heads,
+                use_checkpoint=settings.use_checkpoint,
+            )
         reads_image = (
             "transformer.patch_embed.proj.weight",
             "full.layer.conv1.conv.weight",

@@ -27,7 +27,7 @@ from oligovox.cohort.modalities import canonical
 from oligovox.errors import CohortError, nearest
 from oligovox.files import read_json, write_json
 from oligovox.prepare.geometry import Placement
-from oligovox.settings import Settings
+from oligovox.settings import Settings, parse
 
 FORMAT = 1
 """Version of the layout above and of what is computed; another number means: prepare again."""
@@ -152,17 +152,23 @@ class Store:
         if not table.is_file():
             raise CohortError(f"{root}: no store.json in it, so this is not a store; make one with `oligovox prepare`")
         content = read_json(table)
-        if content.get("format") != FORMAT:
-            raise CohortError(f"{table}: store format {content.get('format')}, expected {FORMAT}; prepare it again")
-        names = content["cases"]
-        if not content["finished"]:
+        try:
+            found, finished, names = content["format"], content["finished"], tuple(content["cases"])
+            given, labels = dict(content["plan"]), dict(content["labels"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CohortError(
+                f"{table}: not the table of a store ({type(error).__name__}: {error}); prepare it again"
+            ) from error
+        if found != FORMAT:
+            raise CohortError(f"{table}: store format {found}, expected {FORMAT}; prepare it again")
+        if not finished:
             ready = sum((root / "cases" / name).is_dir() for name in names)
             raise CohortError(
                 f"{root}: preparing was not finished ({ready} of {len(names)} case folders are there); "
                 "run the same `prepare` again, it goes on where it stopped"
             )
         cases = tuple(read_case(root / "cases" / name) for name in names)
-        return cls(root=root, plan=Plan(**content["plan"]), labels=content["labels"], cases=cases)
+        return cls(root=root, plan=parse(Plan, given, f"{table}: plan"), labels=labels, cases=cases)
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from oligovox.errors import InputError, WorkerError
+from oligovox.processes import end_with_parent
 
 T = TypeVar("T")
 
@@ -52,7 +53,8 @@ def run_cases(job: Callable[[T], object], cases: Mapping[str, T], workers: int, 
         for name, argument in cases.items():
             _settle(name, _attempt(job, argument), done)
         return
-    with ProcessPoolExecutor(min(workers, len(cases)), mp_context=get_context("spawn")) as pool:
+    count, spawn = min(workers, len(cases)), get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent) as pool:
         _feed(pool, job, iter(cases.items()), min(workers, len(cases)), done)
 
 

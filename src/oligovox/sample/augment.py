@@ -55,9 +55,9 @@ class Augmentation(Settings):
     elastic_strength: float = Field(default=0.25, ge=0, le=0.5)  # largest displacement / distance of control points
 
     gamma: Probability = 0.3  # probability
-    gamma_exponent: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.7, 1.5)
+    gamma_exponent: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.7, 1.5)  # smallest, largest
     contrast: Probability = 0.15  # probability
-    contrast_factor: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.75, 1.25)
+    contrast_factor: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.75, 1.25)  # smallest, largest
     brightness: Probability = 0.15  # probability
     brightness_shift: Annotated[tuple[float, float], AfterValidator(_ordered)] = (-0.25, 0.25)  # foreground sd
     bias: Probability = 0.2  # probability

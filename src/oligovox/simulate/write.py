@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
 from oligovox.files import atomic_file, check_writable, hash_json, read_json, sweep, write_json, write_tsv
+from oligovox.processes import end_with_parent
 from oligovox.simulate.ms import MSRecipe, SimulatedSubject, simulate_subject
 
 _FORMAT = 1  # raise it when the same recipe and seed give other images
@@ -135,7 +136,8 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[_Job]:
                 _make(job)
             yield job
         return
-    with ProcessPoolExecutor(min(workers, len(open_jobs)), mp_context=get_context("spawn")) as pool:
+    count, spawn = min(workers, len(open_jobs)), get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent) as pool:
         futures = {pool.submit(_make, job): job for job in open_jobs}
         try:
             for future in as_completed(futures):
