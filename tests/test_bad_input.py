@@ -361,12 +361,18 @@ def test_a_gpu_that_is_not_there(made: Path, tmp_path: Path, fails: Fails) -> No
         (["--encoder", "resnec"], "unknown network 'resnec'; did you mean 'resenc'?"),
         (["--preset", "enormous"], "preset = 'enormous'"),
         (["--method", "generativ"], "did you mean 'generative'?"),
+        (["--encoder", "swin", "--preset", "S"], "preset S is a size of resenc"),
     ],
 )
 def test_a_network_or_method_nobody_knows(
     made: Path, tmp_path: Path, fails: Fails, options: list[str], message: str
 ) -> None:
     assert message in fails("pretrain", made / "store", "--out", tmp_path / "run", *options, unwritten=tmp_path / "run")
+
+
+def test_a_start_brings_its_own_network(made: Path, tmp_path: Path, fails: Fails) -> None:
+    options = ["--from", tmp_path / "pre", "--preset", "S", "--out", tmp_path / "run"]
+    assert "leave out --encoder" in fails("finetune", made / "store", *options, unwritten=tmp_path / "run")
 
 
 # --- stores and labels -------------------------------------------------------------------------------------------------------------

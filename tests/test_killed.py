@@ -21,6 +21,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from oligovox.files import sweep
+
 MANY = {"subjects": 10, "labelled": 8, "side": 36}
 TINY = Path(__file__).parent / "tiny.yaml"
 FAST = ["--set", "patch=[16,16,16]", "--set", "training.threads=1", "--set", "training.tensorboard=off"]
@@ -31,6 +33,16 @@ def test_killed_and_started_again(scenario: str, make_phantom: Callable[..., Pat
     make_phantom(tmp_path / "phantom", **MANY if scenario == "preparing" else {})
     done = subprocess.run([sys.executable, __file__, scenario, tmp_path], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+def test_leftovers_of_a_process_that_nobody_waited_for_are_removed(tmp_path: Path) -> None:
+    """In a container the first process may never wait for orphans; they keep their number for ever."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        leftover = tmp_path / f".tmp-{child.pid}-sub-01"
+        leftover.mkdir()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still there
+        sweep(tmp_path)
+    assert not leftover.exists()
 
 
 # --- scenarios, in the script ------------------------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ def pretrain(
     store: Annotated[Path, typer.Argument(help="Prepared store.")],
     out: Out,
     method: Annotated[str, typer.Option(help="See `oligovox methods`.")] = "generative",
-    encoder: Annotated[str, typer.Option(help="Network: resenc or swin.")] = "resenc",
-    preset: Annotated[str, typer.Option(help="Size of a resenc: tiny, S, M, L.")] = "tiny",
+    encoder: Annotated[str | None, typer.Option(help="Network: resenc (default) or swin.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Size of a resenc: tiny (default), S, M, L.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     exclude: Annotated[
         Path | None, typer.Option(help="Split file: its test and validation people are not seen.")
@@ -135,8 +135,10 @@ def finetune(
             help="Split file: its test people are not used, its validation people choose the best checkpoint."
         ),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="Network, where there is no --from.")] = "resenc",
-    preset: Annotated[str, typer.Option(help="Size of a resenc: tiny, S, M, L.")] = "tiny",
+    encoder: Annotated[
+        str | None, typer.Option(help="Network where there is no --from: resenc (default) or swin.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Size of a resenc: tiny (default), S, M, L.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     tensors: Annotated[bool, typer.Option(help="Print what became of each tensor of --from.")] = False,
     change: Set = [],  # noqa: B006
@@ -148,6 +150,8 @@ def finetune(
     from oligovox.experiment.recipe import Finetune, NetworkChoice, changed
 
     stage = changed(Finetune, [*change, *_steps(steps)], "finetune")
+    if start and (encoder or preset):
+        raise SettingsError("--from brings its own network; leave out --encoder and --preset")
     network = None if start else NetworkChoice.named(encoder, preset)
     held_out = Split.load(split) if split else None
     model = experiment.finetune(
@@ -189,7 +193,16 @@ def evaluate(
     """Score predictions against the truth: Dice, HD95, volumes, lesion-wise F1, with intervals."""
     from oligovox import experiment
 
-    _say(experiment.evaluate(predictions, truth, out, mask=mask), json)
+    result = experiment.evaluate(predictions, truth, out, mask=mask)
+    if not json:  # the tables in `out` have every case and lesion
+        from oligovox.report.text import interval
+
+        means = {
+            name: f"{interval(row['mean'], row['low'], row['high'], 3)}, {row['n']} cases"
+            for name, row in result["mean"].items()
+        }
+        result = {"scores": result["scores"], **means}
+    _say(result, json)
 
 
 @app.command()

@@ -202,6 +202,9 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    with suppress(OSError):  # no /proc: taken as alive
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"  # a zombie has ended; in a container perhaps nobody ever waits for it
     return True
 
 

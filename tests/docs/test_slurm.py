@@ -34,11 +34,11 @@ def test_a_job_whose_time_is_up_goes_on_later(
         "--preset",
         "nano",
         "--steps",
-        "100",
+        "60",
         "--set",
         "patch=[16,16,16]",
         "--set",
-        "training.checkpoint_every=100",
+        "training.checkpoint_every=60",
     ]
     command = ["bash", str(SCRIPT), str(store), str(run), *options]
 
@@ -55,9 +55,9 @@ def test_a_job_whose_time_is_up_goes_on_later(
     assert (calls / "scancel").read_text() == "--signal=TERM 7\n"
     assert (calls / "scontrol").read_text() == "requeue 7\n"
     done = len(log.read_text().splitlines())
-    assert 2 <= done < 100
+    assert 2 <= done < 60
 
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-    assert len(log.read_text().splitlines()) == 100
+    assert len(log.read_text().splitlines()) == 60
     assert (run / "model" / "model.json").is_file()
     assert (calls / "scontrol").read_text() == "requeue 7\n"  # a finished job is not queued again

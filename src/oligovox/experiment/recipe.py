@@ -63,9 +63,17 @@ class NetworkChoice(Settings):
     )
 
     @classmethod
-    def named(cls, name: str, preset: str) -> NetworkChoice:
-        """As the command line says it; a preset is a size of the residual encoder, other networks have their own settings."""
-        return cls(name=name, settings={"preset": preset} if name == "resenc" else {})
+    def named(cls, name: str | None, preset: str | None) -> NetworkChoice:
+        """As the command line says it: a residual encoder of some size, or another network with its default settings.
+
+        Raises:
+            SettingsError: a preset for another network than the residual encoder.
+        """
+        if name in (None, "resenc"):
+            return cls(settings={"preset": preset or "tiny"})
+        if preset:
+            raise SettingsError(f"preset {preset} is a size of resenc; the settings of {name} belong in a recipe")
+        return cls(name=name, settings={})
 
 
 class Stage(Settings):

@@ -219,6 +219,8 @@ def finetune(
     )
     held_out = store.of(split.validation) if split else ()
     watched = [(case, label) for case in held_out if (label := case.label()) is not None]
+    if held_out and not watched:
+        say("no validation case has a label: the last checkpoint is kept, not the best")
     return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
 
 
