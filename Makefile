@@ -29,6 +29,7 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m slow
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/page.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/docs

@@ -7,9 +7,9 @@ all sequences where ours draws one for each; ours also moves the foreground mask
 from statistics import median
 
 import torch
-from common import QUICK, alternate, headline, progress, ratio, table, write
 from monai import transforms as monai
 
+from common import QUICK, alternate, headline, progress, ratio, table, write
 from oligovox.engine.runtime import tune_allocator
 from oligovox.sample.augment import Augmentation, augment
 from oligovox.sample.batch import Batch
@@ -82,7 +82,10 @@ def main():
         progress(name)
         mine, other = (1e3 * median(times[arm]["cpu"]) for arm in ("ours", "monai"))
         gain = ratio(times["monai"]["cpu"], times["ours"]["cpu"])
-        raw[name], results[name] = times, {"ours_ms": round(mine, 1), "monai_ms": round(other, 1), "monai_over_ours": gain}
+        raw[name], results[name] = (
+            times,
+            {"ours_ms": round(mine, 1), "monai_ms": round(other, 1), "monai_over_ours": gain},
+        )
         shown = f"{gain['ratio']:.2f} ({gain['low']:.2f} … {gain['high']:.2f})"
         rows.append([name, f"{mine:.1f}", f"{other:.1f}", shown])
         aim, met = ("≥ 2 ×", gain["ratio"] >= 2) if name == "all together" else ("", None)

@@ -8,14 +8,15 @@ where pynvml is installed.
 
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import torch
-from common import QUICK, headline, progress, spread, table, write
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from common import QUICK, headline, progress, spread, table, write
 from oligovox.engine.fit import Training, fit
 from oligovox.engine.runtime import Runtime
 from oligovox.experiment.recipe import NetworkChoice
@@ -110,10 +111,19 @@ def measure(method, network, batches):
         return {"dice": 0.0}
 
     with tempfile.TemporaryDirectory() as folder:
-        fit(built, batches, training, Path(folder) / "run", runtime=runtime, augment=watch, validate=last, progress=False)
+        fit(
+            built,
+            batches,
+            training,
+            Path(folder) / "run",
+            runtime=runtime,
+            augment=watch,
+            validate=last,
+            progress=False,
+        )
     starts = watch.starts[WARM : WARM + TIMED + 1]
     return {
-        "step_s": [b - a for a, b in zip(starts, starts[1:], strict=False)],
+        "step_s": [b - a for a, b in pairwise(starts)],
         "busy_share": round(busy[0], 3),
         "nvidia_ml_percent": median(watch.utilisation) if watch.utilisation else None,
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
@@ -132,7 +142,15 @@ def main():
             found = measure(method, network, batches)
             rate = spread([1 / seconds for seconds in found["step_s"]], 2)
             raw[name], results[name] = {"step_s": found.pop("step_s")}, {"steps_per_second": rate, **found}
-            rows.append([name, rate["median"], f"{100 * found['busy_share']:.0f} %", found["nvidia_ml_percent"], found["peak_gib"]])
+            rows.append(
+                [
+                    name,
+                    rate["median"],
+                    f"{100 * found['busy_share']:.0f} %",
+                    found["nvidia_ml_percent"],
+                    found["peak_gib"],
+                ]
+            )
             value = f"{rate['median']} steps/s, busy {100 * found['busy_share']:.0f} %, {found['peak_gib']} GiB"
             lines.append(headline(f"GPU, {name}", value))
             progress(name)

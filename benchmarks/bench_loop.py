@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import QUICK, headline, progress, ratio, table, write
 
+from common import QUICK, headline, progress, ratio, table, write
 from oligovox.engine.checkpoint import Checkpoints, State
 from oligovox.engine.fit import Training, build_optimizer, fit
 from oligovox.engine.log import read_log

@@ -1,7 +1,7 @@
 """Peak memory of each verb on one large case: 240 × 240 × 155 voxels of 1 mm, four sequences, brain mask and label.
 
 Every verb runs as a process of its own, as a user starts it. `largest process` is the kernel's own maximum of the resident set
-(ru_maxrss); `all processes` is the highest sum over the process and its workers, sampled every 50 ms, with shared pages counted once (Pss).
+(ru_maxrss); `all processes` is the highest sum over the process and its workers, sampled every 100 ms, with shared pages counted once (Pss).
 The case is made of smooth random fields. `report` draws the page of a run on two such cases.
 """
 
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from common import QUICK, headline, progress, table, write
 from scipy import ndimage
+
+from common import QUICK, headline, progress, table, write
 
 SHAPE = (96, 96, 62) if QUICK else (240, 240, 155)
 PATCH, STEPS = 32 if QUICK else 96, 3
@@ -96,7 +97,7 @@ def peak(command):
             break
         processes = tree(process.pid)
         together, most = max(together, sum(map(proportional_kib, processes))), max(most, len(processes))
-        time.sleep(0.05)
+        time.sleep(0.1)
     process.returncode = os.waitstatus_to_exitcode(status)
     errors = process.stderr.read().decode()
     process.stderr.close()

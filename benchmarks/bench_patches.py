@@ -11,9 +11,9 @@ from statistics import median
 import nibabel as nib
 import numpy as np
 import torch
-from common import QUICK, alternate, headline, progress, ratio, table, write
 from scipy import ndimage
 
+from common import alternate, headline, progress, ratio, table, write
 from oligovox.engine.runtime import tune_allocator
 from oligovox.prepare.geometry import Placement
 from oligovox.prepare.store import Plan, StoredCase, some_voxels
@@ -117,7 +117,9 @@ def main():
             rates = {arm: round(1 / median(seconds), 1) for arm, seconds in each.items()}
             gains = {arm: ratio(each[arm], each["store"]) for arm in each if arm != "store"}
             results[f"{side}³"] = {"patches_per_second": rates, "seconds_over_store": gains}
-            rows += [[f"{side}³", arm, rates[arm], f"{gains[arm]['ratio']:.2f}" if arm in gains else "1"] for arm in each]
+            rows += [
+                [f"{side}³", arm, rates[arm], f"{gains[arm]['ratio']:.2f}" if arm in gains else "1"] for arm in each
+            ]
             value = "{:.0f} patches/s".format(rates["store"]) + "".join(
                 f"; {gains[arm]['ratio']:.3g} × {name} ({gains[arm]['low']:.3g} … {gains[arm]['high']:.3g})"
                 for arm, name in (("nii.gz whole", "whole nii.gz"), ("nii.gz sliced", "sliced nii.gz"), ("npy float16", "a bare float16 slice"))

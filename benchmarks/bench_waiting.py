@@ -11,11 +11,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from common import QUICK, headline, progress, spread, table, write
-
+from oligovox.cohort.bids import read_bids
 from oligovox.engine.log import read_log
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.experiment.verbs import finetune, pretrain
-from oligovox.cohort.bids import read_bids
 from oligovox.prepare.pipeline import prepare
 from oligovox.simulate.write import simulate_ms
 

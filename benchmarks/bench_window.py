@@ -10,9 +10,9 @@ from statistics import median
 
 import numpy as np
 import torch
-from common import QUICK, alternate, headline, progress, ratio, spread, table, write
 from monai.inferers.utils import sliding_window_inference
 
+from common import QUICK, alternate, headline, progress, ratio, spread, table, write
 from oligovox.engine.runtime import Runtime
 from oligovox.infer.window import predict_case
 from oligovox.networks.compose import SegmentationNetwork

@@ -31,6 +31,7 @@ from oligovox.experiment.verbs import pretrain
 from oligovox.infer.window import predict_case
 from oligovox.metrics.bootstrap import bootstrap_mean, paired_difference
 from oligovox.metrics.case import score_case
+from oligovox.metrics.overlap import dice
 from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan
 from oligovox.sample.patches import Stream
@@ -49,8 +50,10 @@ LESION_VOXELS = 10  # smallest lesion whose contrast is measured: 80 mm³
 PRETEXTS = {
     "gen": {"block": 8},  # the demo's
     "gen-lw3": {"block": 8, "lesion_weight": 3.0, "ssim_weight": 0.0},
-    "mask-lw3": {"block": 8, "policy": "masked", "ratio_alone": 0.5, "lesion_weight": 3.0},
-}
+    "mask-lw10": {
+        "block": 8, "policy": "masked", "ratio_alone": 0.5, "lesion_weight": 10.0, "lesion_flair": 1.5,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def exploration():
     runs += [Run("gen", draw=d) for d in pairs]
     runs += [Run("gen", draw=d, reset=True) for d in pairs]
     runs += [Run(labels=16), Run(labels=1), Run(labels=1, draw=1)]
-    runs += [Run("mask-lw3", draw=d) for d in pairs]
+    runs += [Run("mask-lw10", draw=d) for d in pairs]
     runs += [Run(start, draw=d, lr=2e-2) for start in ("scratch", "gen") for d in pairs]
     runs += [Run(start, draw=d, lr=3e-3) for start in ("scratch", "gen") for d in pairs]
     runs += [Run("gen-lw3", draw=d) for d in pairs]
@@ -283,6 +286,34 @@ def voxelwise(ground):
     return slope(true, made)
 
 
+def lesion_like(ground):
+    """FLAIR z-score above which a voxel counts as lesion-like → mean over the pool: share of lesion voxels found, share that is lesion, share of the brain."""
+    found = {}
+    for limit in (1.0, 1.5, 2.0):
+        rows = []
+        for case in ground.store.of(ground.pool):
+            image, lesion = np.array(case.image(), dtype=np.float32), case.label() > 0
+            like = (image[2] > limit) & (image[0] > -0.5) & (image[0] < 2.0) & case.foreground()
+            hit = (like & lesion).sum()
+            rows.append((hit / lesion.sum(), hit / like.sum(), like.sum() / case.foreground().sum()))
+        found[limit] = dict(zip(("recall", "precision", "of_brain"), np.mean(rows, 0).round(4).tolist(), strict=True))
+    return found
+
+
+def threshold(ground, labels, draw):
+    """Dice of the watched people by one FLAIR threshold in the brain, the best for the labelled people of a draw."""
+    limits = np.arange(0.5, 3.0, 0.05)
+
+    def scores(case, chosen):
+        flair = np.array(case.image()[2], dtype=np.float32)
+        return [dice((flair > limit) & case.foreground(), case.label()) for limit in chosen]
+
+    labelled = [scores(case, limits) for case in ground.store.of(ground.labelled(labels, draw))]
+    limit = limits[np.mean(labelled, 0).argmax()]
+    people = {case.person: scores(case, [limit])[0] for case in ground.store.of(ground.watched)}
+    return {"limit": round(float(limit), 2), "dice": bootstrap_mean(people.values(), seed=0).as_row()}
+
+
 def last(result):
     """Person → Dice at the last step."""
     return result["dice"][max(result["dice"])]
@@ -385,6 +416,8 @@ def main():
         "load_ml": {c.person: round(c.lesion_voxels * 0.008, 2) for c in ground.store.cases},
         "labelled": {f"{n} labels, draw {d}": ground.labelled(n, d) for n in (1, 2) for d in (0, 1, 2, *FINAL_DRAWS)},
         "pretexts": PRETEXTS, "pretraining": {}, "voxelwise_regression": voxelwise(ground),
+        "lesion_like": lesion_like(ground),
+        "flair_threshold": {f"{n} labels, draw {d}": threshold(ground, n, d) for n in (1, 2) for d in (0, 1, 2)},
     }  # fmt: skip
     results = {}
     for run in exploration():
