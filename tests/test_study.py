@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from oligovox import experiment
-from oligovox.errors import CohortError, LabelError, SettingsError
+from oligovox.errors import CohortError, GeometryError, LabelError, SettingsError
 from oligovox.experiment.recipe import read_recipe
 
 TINY = Path(__file__).parent / "tiny.yaml"
@@ -99,6 +99,22 @@ def test_split_that_asks_for_too_many_is_refused(
     with pytest.raises(CohortError, match=r"overlap|both|twice|train"):
         experiment.run(TINY, tmp_path / "run", ["split.test=['01']", "split.labels=['01','02']"])
     assert not (tmp_path / "run").exists()
+
+
+def test_mask_off_the_reference_grid_is_said_before_training(
+    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHANTOM", str(phantom))
+    for path in phantom.glob("sub-*/anat/*_FLAIR.nii.gz"):
+        image = nib.load(path)
+        moved = np.diag([1.0, 1.0, 1.0, 1.0])
+        moved[0, 3] = 2.0
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), path)
+    with pytest.raises(GeometryError, match=r"name the sequence it was drawn on first in prepare\.reference"):
+        experiment.run(TINY, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    small = ["pretrain.training.steps=1", "finetune.training.steps=1", "prepare.reference=[T1w]"]
+    experiment.run(str(TINY), str(tmp_path / "run"), small)
 
 
 def test_shipped_recipes_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,8 @@ def predict(
 
     options = Predict(mirror=mirror, save_probabilities=probabilities)
     result = experiment.predict(model, data, out, people=_words(people), options=options, show=_bar)
+    if not json:
+        del result["files"]
     _say(result, json)
 
 

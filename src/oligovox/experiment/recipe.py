@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from oligovox.cohort.bids import read_bids
+from oligovox.cohort.manifest import Cohort
 from oligovox.engine.fit import Training
 from oligovox.errors import SettingsError
 from oligovox.prepare.store import Plan
@@ -31,16 +33,30 @@ class SimulatedCohort(Settings):
 
 
 class CohortChoice(Settings):
-    """Where a cohort comes from: exactly one of the two."""
+    """Where a cohort comes from: exactly one of bids, table, simulate. Paths are relative to the recipe; ~ and $VARIABLES are expanded."""
 
-    bids: str | None = Field(None, description="BIDS folder; relative to the recipe, ~ and $VARIABLES are expanded")
+    bids: str | None = Field(None, description="BIDS folder")
+    table: str | None = Field(None, description="cohort table (.tsv with its .json beside it)")
     simulate: SimulatedCohort | None = None
+    mask: str = Field("lesion", description="with bids: name of the lesion masks in derivatives (desc- or label-)")
+    labels: dict[str, int] | None = Field(None, description="with bids: class → value in the masks; null: {<mask>: 1}")
 
     @model_validator(mode="after")
     def _one(self) -> CohortChoice:
-        if (self.bids is None) == (self.simulate is None):
-            raise ValueError("give exactly one of bids, simulate")
+        if [self.bids, self.table, self.simulate].count(None) != 2:
+            raise ValueError("give exactly one of bids, table, simulate")
         return self
+
+    def read(self) -> Cohort:
+        """The cohort of a BIDS folder or a table.
+
+        Raises:
+            CohortError: it describes no usable cohort.
+        """
+        if self.table:
+            return Cohort.load(Path(self.table))
+        assert self.bids is not None, "a simulated cohort is made, not read"
+        return read_bids(Path(self.bids), mask=self.mask, labels=self.labels)
 
 
 class SplitChoice(Settings):
@@ -59,7 +75,7 @@ class NetworkChoice(Settings):
 
     name: str = Field("resenc", description="resenc or swin")
     settings: dict[str, Any] = Field(
-        default_factory=lambda: {"preset": "tiny"}, description="of this network; with swin, give its own or {}"
+        default_factory=dict, description="of this network; what is not named is its default"
     )
 
     @classmethod
@@ -69,11 +85,9 @@ class NetworkChoice(Settings):
         Raises:
             SettingsError: a preset for another network than the residual encoder.
         """
-        if name in (None, "resenc"):
-            return cls(settings={"preset": preset or "tiny"})
-        if preset:
+        if preset and name not in (None, "resenc"):
             raise SettingsError(f"preset {preset} is a size of resenc; the settings of {name} belong in a recipe")
-        return cls(name=name, settings={})
+        return cls(name=name or "resenc", settings={"preset": preset} if preset else {})
 
 
 class Stage(Settings):
@@ -205,12 +219,16 @@ def _change(content: dict[str, Any], change: str) -> None:
 
 
 def _located(choice: CohortChoice, home: Path) -> CohortChoice:
-    """The BIDS folder as an absolute path."""
-    if choice.bids is None:
-        return choice
-    expanded = Path(os.path.expandvars(choice.bids)).expanduser()
+    """The same choice with absolute paths."""
+    return choice.model_copy(
+        update={key: _absolute(key, path, home) for key in ("bids", "table") if (path := getattr(choice, key))}
+    )
+
+
+def _absolute(key: str, path: str, home: Path) -> str:
+    expanded = Path(os.path.expandvars(path)).expanduser()
     if unset := re.search(r"\$\{?(\w+)", str(expanded)):
         raise SettingsError(
-            f"bids: {choice.bids}: the environment variable {unset[1]} is not set; set it to the data's folder"
+            f"{key}: {path}: the environment variable {unset[1]} is not set; set it to the data's folder"
         )
-    return choice.model_copy(update={"bids": str(expanded if expanded.is_absolute() else (home / expanded).resolve())})
+    return str(expanded if expanded.is_absolute() else (home / expanded).resolve())

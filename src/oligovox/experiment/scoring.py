@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from oligovox.cohort.manifest import Case
 from oligovox.errors import CohortError, GeometryError
 from oligovox.files import write_json, write_tsv
 from oligovox.metrics.bootstrap import bootstrap_mean, paired_difference
 from oligovox.metrics.case import score_case
 from oligovox.prepare.geometry import read_volume, same_grid, spacing_of
+from oligovox.prepare.store import Plan
 
 METRICS = ("dice", "hd95_mm", "lesion_f1", "lesion_sensitivity", "lesion_precision")
 """Summarised with an interval; all others are in the tables only."""
@@ -48,6 +50,23 @@ def score_pairs(pairs: Mapping[str, tuple[Path, Path]], out: Path, *, seed: int 
     write_tsv(out / "lesions.tsv", lesions, ["case", "number", "volume_mm3", "centre", "covered", "found"])
     write_json(out / "scores.json", result)
     return result
+
+
+def check_grids(cases: Iterable[Case], plan: Plan) -> None:
+    """Say before training whether test cases can be scored: predictions are written on the reference image's grid.
+
+    Raises:
+        GeometryError: a mask lies on the grid of another sequence.
+    """
+    for case in cases:
+        reference = next((name for name in (*plan.reference, *plan.modalities) if name in case.images), "")
+        if not case.label or not case.label.is_file() or not reference:
+            continue
+        if not same_grid(read_volume(case.images[reference]), read_volume(case.label, empty_ok=True)):
+            raise GeometryError(
+                f"{case.name}: {case.label} does not lie on the grid of {reference}, on which predictions are written; "
+                "name the sequence it was drawn on first in prepare.reference"
+            )
 
 
 def compare(arm: Mapping[str, Any], against: Mapping[str, Any], *, seed: int = 0) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,7 @@ from oligovox.experiment.collect import collect
 from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
 from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import Arm, Recipe, SimulatedCohort, read_recipe, write_recipe
-from oligovox.experiment.scoring import score_pairs
+from oligovox.experiment.scoring import check_grids, score_pairs
 from oligovox.experiment.training import check
 from oligovox.experiment.verbs import Show, finetune, pretrain, quiet
 from oligovox.files import atomic_file, check_writable, sweep
@@ -44,7 +44,7 @@ from oligovox.report.page import write_report
 from oligovox.simulate.write import simulate_ms
 
 
-def run(recipe: Path, out: Path, changes: Sequence[str] = (), *, show: Show = quiet) -> dict[str, Any]:
+def run(recipe: Path | str, out: Path | str, changes: Sequence[str] = (), *, show: Show = quiet) -> dict[str, Any]:
     """Do everything a recipe says; start it again with the same folder to resume.
 
     Args:
@@ -57,10 +57,10 @@ def run(recipe: Path, out: Path, changes: Sequence[str] = (), *, show: Show = qu
         InputError: recipe, data or folder cannot be used; nothing is written then.
         RunError: a stage failed; what was finished stays.
     """
-    return run_recipe(read_recipe(recipe, tuple(changes)), out, show=show)
+    return run_recipe(read_recipe(Path(recipe), tuple(changes)), Path(out), show=show)
 
 
-def demo(out: Path, changes: Sequence[str] = (), *, show: Show = quiet) -> dict[str, Any]:
+def demo(out: Path | str, changes: Sequence[str] = (), *, show: Show = quiet) -> dict[str, Any]:
     """The demo recipe that ships with the package: a simulated cohort, two arms, one page. Minutes on two cores."""
     with as_file(files("oligovox") / "recipes" / "demo.yaml") as recipe:
         return run(recipe, out, changes, show=show)
@@ -97,7 +97,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
         raise SettingsError(f"{out}: is not empty and not a run of oligovox; choose another --out")
     check_writable(out)
     _check_stages(recipe)
-    given = {name: read_bids(Path(c.bids)) for name, c in recipe.cohorts.items() if c.bids}
+    given = {name: choice.read() for name, choice in recipe.cohorts.items() if not choice.simulate}
     planned = {name: _planned(c.simulate) for name, c in recipe.cohorts.items() if c.simulate}
     split = draw(recipe, _together(recipe, given | planned))
     if recipe.pretrain:
@@ -105,6 +105,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     if not file.exists():
         for cohort in given.values():
             check_cohort(cohort, recipe.prepare, workers=recipe.workers)
+        check_grids(_together(recipe, given | planned).of(split.test), recipe.prepare)
     with atomic_file(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     sweep(out)

@@ -134,9 +134,9 @@ def describe(job: Job, store: Store, start: ModelDescription | None) -> ModelDes
     seen = {case.person for stream in job.streams for case in stream.cases} | set(start.trained_on if start else ())
     return ModelDescription(
         method=job.method,
-        settings=dict(job.settings),
+        settings=_resolved("METHOD", job.method, job.settings),
         network=job.network.name,
-        network_settings=job.network.settings,
+        network_settings=_resolved("NETWORK", job.network.name, job.network.settings),
         modalities=store.plan.modalities,
         plan=store.plan.model_dump(mode="json"),
         labels=dict(store.labels),
@@ -145,6 +145,12 @@ def describe(job: Job, store: Store, start: ModelDescription | None) -> ModelDes
         transductive=job.transductive or (start is not None and start.transductive),
         parent=start.identity if start else None,
     )
+
+
+def _resolved(marker: catalogue.Marker, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with every default spelled out, as plain values."""
+    settings: dict[str, Any] = parse(catalogue.load(marker, name).Settings, given, name).model_dump(mode="json")
+    return settings
 
 
 def load_network(folder: Path) -> tuple[nn.Module, ModelDescription]:

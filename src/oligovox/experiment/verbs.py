@@ -43,7 +43,7 @@ def quiet(title: str) -> Callable[[int, int, str], None]:
 
 
 def simulate(
-    out: Path,
+    out: Path | str,
     *,
     kind: str = "ms",
     subjects: int = 40,
@@ -71,6 +71,7 @@ def simulate(
         SettingsError: unknown kind, field or setting.
         OutputError: the folder cannot be written.
     """
+    out = Path(out)
     if kind != "ms":
         raise SettingsError(f"unknown cohort '{kind}'; {nearest(kind, ['ms'])}")
     if field != "3T":
@@ -84,8 +85,8 @@ def simulate(
 
 
 def prepare(
-    data: Path,
-    store: Path,
+    data: Path | str,
+    store: Path | str,
     *,
     modalities: Sequence[str] = (),
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -107,6 +108,7 @@ def prepare(
     Raises:
         InputError: one line for the first thing that is wrong with the data.
     """
+    store = Path(store)
     cohort = read_cohort(data, mask=mask)
     plan = parse(Plan, {"modalities": tuple(modalities) or cohort.modalities, "spacing": spacing}, "prepare")
     check_writable(store)
@@ -115,14 +117,15 @@ def prepare(
     return {"store": str(store), "cases": len(made.cases), "labelled": labelled, "modalities": list(plan.modalities)}
 
 
-def read_cohort(data: Path, *, mask: str = "lesion") -> Cohort:
+def read_cohort(data: Path | str, *, mask: str = "lesion") -> Cohort:
     """A cohort from a BIDS folder or from a table written by `Cohort.save`."""
+    data = Path(data)
     return Cohort.load(data) if data.suffix == ".tsv" else read_bids(data, mask=mask)
 
 
 def pretrain(
-    store: Store | Path,
-    out: Path,
+    store: Store | Path | str,
+    out: Path | str,
     *,
     stage: Pretrain | None = None,
     network: NetworkChoice | None = None,
@@ -145,6 +148,7 @@ def pretrain(
     Raises:
         SettingsError: method, network, patch and data do not fit; said before the first step.
     """
+    out = Path(out)
     store, stage = _opened(store), stage or Pretrain()
     if people is None:
         people = [person for person in store.people if split is None or person not in (*split.test, *split.validation)]
@@ -161,12 +165,12 @@ def pretrain(
 
 
 def finetune(
-    store: Store | Path,
-    out: Path,
+    store: Store | Path | str,
+    out: Path | str,
     *,
     stage: Finetune | None = None,
     network: NetworkChoice | None = None,
-    start: Path | None = None,
+    start: Path | str | None = None,
     people: Sequence[str] | None = None,
     labels: int | None = None,
     split: Split | None = None,
@@ -192,6 +196,7 @@ def finetune(
         LabelError: nobody has a label, or fewer than `labels` have.
         SettingsError: network, patch and data do not fit; said before the first step.
     """
+    out, start = Path(out), Path(start) if start else None
     store, stage = _opened(store), stage or Finetune()
     if people is None:
         unused = {*split.test, *split.validation} if split else set()
@@ -224,8 +229,8 @@ def finetune(
     return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
 
 
-def _opened(store: Store | Path) -> Store:
-    return Store.open(store) if isinstance(store, Path) else store
+def _opened(store: Store | Path | str) -> Store:
+    return store if isinstance(store, Store) else Store.open(Path(store))
 
 
 def _validator(
@@ -247,9 +252,9 @@ def _validator(
 
 
 def predict(
-    model: Path,
-    data: Path,
-    out: Path,
+    model: Path | str,
+    data: Path | str,
+    out: Path | str,
     *,
     people: Sequence[str] = (),
     options: Predict | None = None,
@@ -271,6 +276,7 @@ def predict(
         CheckpointError: not a segmentation model.
         CohortError: no case has a sequence that the model knows.
     """
+    model, data, out = Path(model), Path(data), Path(out)
     model = model_folder(model)
     _, description = load_segmentation(model)
     check_writable(out)
@@ -310,7 +316,7 @@ def _prepared(
     return prepare_cohort(cohort, plan, out / "sourcedata" / "store", workers=workers, progress=show("prepare")).cases
 
 
-def evaluate(predictions: Path, truth: Path, out: Path, *, mask: str = "lesion") -> dict[str, Any]:
+def evaluate(predictions: Path | str, truth: Path | str, out: Path | str, *, mask: str = "lesion") -> dict[str, Any]:
     """Score predictions against reference masks on the same grid; every labelled case must have a prediction.
 
     Args:
@@ -323,6 +329,7 @@ def evaluate(predictions: Path, truth: Path, out: Path, *, mask: str = "lesion")
         CohortError: a prediction is missing, or nothing is labelled.
         GeometryError: a prediction lies on another grid than its reference.
     """
+    predictions, truth, out = Path(predictions), Path(truth), Path(out)
     cohort = read_cohort(truth, mask=mask)
     check_writable(out)
     pairs = {case.name: (_prediction_of(case, predictions), case.label) for case in cohort.cases if case.label}

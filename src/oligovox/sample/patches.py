@@ -140,11 +140,13 @@ class PatchSource:
             case = cut.case
             inside, (x, y, z) = _overlap(cut.corner, self.patch, case.shape)
             present[slot] = torch.tensor(case.present)
-            image[slot, present[slot], x, y, z] = _read(case.image(), inside).float()
+            channels = [channel for channel, there in enumerate(case.present) if there]
+            for channel, values in zip(channels, case.image(), strict=True):  # widened on the way
+                image[slot, channel, x, y, z] = _read(values, inside)
             foreground[slot, 0, x, y, z] = _read(case.foreground(), inside)
             known = case.label() if cut.use_labels else None
             if known is not None:
-                label[slot, x, y, z] = _read(known, inside).long()
+                label[slot, x, y, z] = _read(known, inside)
         return Batch(
             image=image,
             present=present,
