@@ -1,6 +1,6 @@
 """What the training loop costs: `engine.fit` against a bare PyTorch loop that does the same arithmetic.
 
-Same weights, same batches made beforehand, same optimiser, clipping, precision and memory layout; every loss must be equal to the bit.
+Same weights, same batches made beforehand, same optimiser, clipping, precision and memory layout; every loss must agree to 1e-6.
 The two alternate step by step: before each step of `fit`, a bare loop with a network of its own takes one. A step of `fit` is all
 that happens until the next, the row in log.jsonl included. Start-up and the checkpoint at the end are outside; a checkpoint is timed
 apart and stated for the default distance of 200 steps.

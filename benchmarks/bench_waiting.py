@@ -53,7 +53,7 @@ def main():
         share = spread([sum(waited) / sum(seconds) for waited, seconds in runs])
         step = spread([1e3 * sum(seconds) / len(seconds) for _, seconds in runs], 1)
         results[stage] = {"waiting_share": share, "step_ms": step}
-        percent = "{:.1f} % ({:.1f} … {:.1f})".format(*(100 * share[key] for key in ("median", "low", "high")))
+        percent = "{:.2f} % ({:.2f} … {:.2f})".format(*(100 * share[key] for key in ("median", "low", "high")))
         rows.append([stage, f"{step['median']:.0f}", percent])
         lines.append(headline(f"waiting for data, {stage}", percent, "≤ 5 %", share["median"] <= 0.05))
     table(["stage", "step, ms", "waiting"], rows)

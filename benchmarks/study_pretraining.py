@@ -89,10 +89,10 @@ def exploration():
     runs += [Run("mask-lw10", draw=d) for d in pairs]
     runs += [Run(start, draw=d, lr=2e-2) for start in ("scratch", "gen") for d in pairs]
     runs += [Run(start, draw=d, lr=3e-3) for start in ("scratch", "gen") for d in pairs]
+    runs += [Run("gen", draw=d, reset=True, lr=2e-2) for d in pairs]
     runs += [Run("gen-lw3", draw=d) for d in pairs]
     runs += [Run("gen-shuffled", draw=0)]
     runs += [Run("gen", draw=d, parts=("encoder",)) for d in pairs]
-    runs += [Run("gen", draw=d, reset=True, lr=2e-2) for d in pairs]
     runs += [Run(labels=4), Run(labels=1, draw=2)]
     return runs
 
@@ -400,7 +400,7 @@ def write(content):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--until", type=float, default=None, help="start no exploratory run after so many minutes")
+    parser.add_argument("--until", type=float, default=None, help="start no new exploratory run after so many minutes")
     parser.add_argument("--explore", action="store_true", help="do not touch the final people")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -421,8 +421,9 @@ def main():
     }  # fmt: skip
     results = {}
     for run in exploration():
-        if arguments.until and time.monotonic() - begun > 60 * arguments.until:
-            break
+        stands = (out / "runs" / run.name / "model" / "model.json").is_file()
+        if not stands and arguments.until is not None and time.monotonic() - begun > 60 * arguments.until:
+            continue
         if run.start not in ("scratch", *content["pretraining"]):
             pretrained(run.start, ground, out)
             content["pretraining"][run.start] = {"norm_growth": norms(run.start, out)}
