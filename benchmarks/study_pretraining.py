@@ -168,6 +168,8 @@ def finetuned(run, ground, out):
 def pretrained(name, ground, out):
     """Pre-train on everyone who is neither tuning nor final; images only. Also the shuffled control."""
     folder = out / "pretrain" / name
+    if (folder / "model" / "model.json").is_file():
+        return
     if name == "gen-shuffled":
         weights, description = load_model(out / "pretrain" / "gen" / "model")
         rng = torch.Generator().manual_seed(0)

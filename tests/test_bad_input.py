@@ -18,6 +18,7 @@ import torch
 
 from oligovox import cli, experiment
 from oligovox.cohort.bids import read_bids
+from oligovox.cohort.splits import Split
 from oligovox.engine.fit import Training
 from oligovox.errors import CheckpointError
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Pretrain
@@ -461,6 +462,29 @@ def test_a_start_of_another_architecture(made: Path, tmp_path: Path, network: Ne
     assert str(made / "start") in str(e.value)
     assert "\n" not in str(e.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_other_people_or_patches_is_not_gone_on_with(made: Path, tmp_path: Path) -> None:
+    """Pre-training has seen everyone, so that `trained_on` cannot tell whose labels were used."""
+
+    def finetune(labels: int = 1, split: Split | None = None, **stage: object) -> Path:
+        chosen = Finetune(**ONE_STEP, **stage)
+        return experiment.finetune(
+            made / "store", tmp_path / "run", stage=chosen, start=made / "start", labels=labels, split=split
+        )
+
+    finetune()
+    finetune()  # the same again is a run that is finished
+    watched = Split(train=("02", "03"), validation=("01",), test=(), seed=0)
+    for asked, named in (
+        ({"labels": 2}, "streams.0.cases"),
+        ({"lesion_share": 0.1}, "streams.0.lesion_share"),
+        ({"norm_reset": True}, "norm_reset"),
+        ({"parts": ("encoder",)}, "parts"),
+        ({"split": watched}, "watched"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"{named} = .*asked for"):
+            finetune(**asked)
 
 
 def test_a_run_of_another_network_or_method_is_not_gone_on_with(made: Path, tmp_path: Path, fails: Fails) -> None:

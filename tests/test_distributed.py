@@ -45,7 +45,7 @@ def training(accumulate: int = 1) -> Training:
 
 
 OPTIONS = [
-    *("--preset", "nano", "--steps", str(STEPS)),
+    *("--steps", str(STEPS)),
     *(part for change in (
         "patch=[16,16,16]", "training.device=cpu", "training.precision=32-true", "training.threads=1",
         "training.tensorboard=off", "training.checkpoint_every=2", "training.validate_every=3",
@@ -83,7 +83,7 @@ def test_pretrain_and_finetune_in_two_processes(phantom: Path, tmp_path: Path) -
     experiment.prepare(phantom, tmp_path / "store", workers=1)
     store, start = tmp_path / "store", tmp_path / "pretrain"
     experiment.pretrain(store, start, stage=Pretrain(patch=PATCH, training=training(2)), network=NANO)
-    two_processes("pretrain", store, "--out", tmp_path / "pretrain_two", *OPTIONS)
+    two_processes("pretrain", store, "--out", tmp_path / "pretrain_two", "--preset", "nano", *OPTIONS)
     follows(start, tmp_path / "pretrain_two")
 
     split = Split(train=("01", "02"), validation=("03",), test=("04",), seed=0)

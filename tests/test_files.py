@@ -137,6 +137,15 @@ def test_a_table_cannot_reach_outside(tmp_path: Path, path: str) -> None:
     assert inside(tmp_path, "a/../b") == tmp_path / "a/../b"
 
 
+def test_a_folder_that_may_not_even_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(OutputError, match=r"Permission denied.*another output folder"):
+        check_writable(tmp_path / "locked" / "out")
+
+
 def test_folder_moved_aside_by_a_killed_process_comes_back(tmp_path: Path) -> None:
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True

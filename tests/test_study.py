@@ -11,7 +11,8 @@ import pytest
 
 from oligovox import experiment
 from oligovox.errors import CohortError, GeometryError, LabelError, SettingsError
-from oligovox.experiment.recipe import read_recipe
+from oligovox.experiment.recipe import Recipe, read_recipe
+from oligovox.settings import parse
 
 TINY = Path(__file__).parent / "tiny.yaml"
 
@@ -99,6 +100,23 @@ def test_split_that_asks_for_too_many_is_refused(
     with pytest.raises(CohortError, match=r"overlap|both|twice|train"):
         experiment.run(TINY, tmp_path / "run", ["split.test=['01']", "split.labels=['01','02']"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("group", ["test", "validation", "labels"])
+def test_named_people_need_a_label(phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str) -> None:
+    monkeypatch.setenv("PHANTOM", str(phantom))
+    next(phantom.glob("derivatives/*/sub-05/anat/*lesion*")).unlink()
+    with pytest.raises(LabelError, match="the split names '05', who has no label"):
+        experiment.run(TINY, tmp_path / "run", [f"split.{group}=['05']"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", ".hidden", "a/b", "a\\b", ""])
+def test_names_of_arms_and_cohorts_stay_in_the_run_folder(name: str) -> None:
+    given = {"name": "r", "prepare": {"modalities": ["FLAIR"]}, "cohorts": {"c": {"bids": "x"}}}
+    for change in ({"arms": {name: {"start": "scratch"}}}, {"cohorts": {name: {"bids": "x"}}}):
+        with pytest.raises(SettingsError, match="becomes a folder of the run"):
+            parse(Recipe, given | change, "recipe")
 
 
 def test_mask_off_the_reference_grid_is_said_before_training(

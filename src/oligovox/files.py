@@ -94,12 +94,12 @@ def check_writable(folder: Path) -> None:
         OutputError: it cannot; says why.
     """
     existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise OutputError(f"{folder}: {existing} is a file, expected a folder; choose another output folder")
-    probe = existing / f"{_PREFIX}{os.getpid()}-probe"
     try:
+        while not existing.exists():
+            existing = existing.parent
+        if not existing.is_dir():
+            raise OutputError(f"{folder}: {existing} is a file, expected a folder; choose another output folder")
+        probe = existing / f"{_PREFIX}{os.getpid()}-probe"
         probe.touch()
         probe.unlink()
     except OSError as error:

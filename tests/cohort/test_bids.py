@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oligovox.cohort.bids import read_bids
+from oligovox.cohort.bids import PREDICTIONS, read_bids
 from oligovox.cohort.manifest import Cohort
 from oligovox.errors import CohortError
 
@@ -23,6 +23,16 @@ def _files(cohort: Cohort, name: str) -> dict[str, str | None]:
     case = next(case for case in cohort.cases if case.name == name)
     masks = {"label": case.label, "brain": case.brain}
     return {k: path.name for k, path in case.images.items()} | {k: path.name for k, path in masks.items() if path}
+
+
+def test_predictions_are_no_labels(tmp_path: Path) -> None:
+    mask = "sub-01/anat/sub-01_label-lesion_mask.nii.gz"
+    root = _tree(tmp_path / "ms", "sub-01/anat/sub-01_FLAIR.nii.gz", f"derivatives/model/{mask}")
+    assert read_bids(root).cases[0].label
+    (root / "derivatives" / "model" / "dataset_description.json").write_text(f'{{"Name": "{PREDICTIONS}"}}')
+    assert read_bids(root).cases[0].label is None
+    _tree(root, f"derivatives/manual/{mask}")
+    assert read_bids(root).cases[0].label == root / "derivatives" / "manual" / mask
 
 
 def test_sequences_sessions_and_masks(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from oligovox.errors import GeometryError, SettingsError
+from oligovox.errors import GeometryError, OutputError, SettingsError
 from oligovox.files import read_tsv, write_json
 from oligovox.infer.native import already_written, prediction_paths, write_prediction
 
@@ -77,6 +77,18 @@ def test_a_source_that_is_gone_is_replaced_by_the_stored_affine(tmp_path, image,
     mask = nib.load(write(softmax_of(case), case, ONE, tmp_path / "out", plan)["label"])
     assert np.allclose(mask.affine, native.affine, atol=1e-5)
     assert np.array_equal(np.asarray(mask.dataobj), np.asarray(native.dataobj) > 2)
+
+
+def test_a_mask_that_somebody_drew_is_never_written_over(tmp_path, case, plan):
+    drawn = prediction_paths(case, tmp_path / "manual", ONE)["label"]
+    drawn.parent.mkdir(parents=True)
+    drawn.write_text("drawn by hand")
+    with pytest.raises(OutputError, match="so that no mask is lost"):
+        write(softmax_of(case), case, ONE, tmp_path / "manual", plan)
+    assert drawn.read_text() == "drawn by hand"
+    paths = write(softmax_of(case), case, ONE, tmp_path / "out", plan)
+    paths["sidecar"].unlink()  # killed while it was written again
+    write(softmax_of(case), case, ONE, tmp_path / "out", plan)
 
 
 def test_names_and_sidecar_are_bids(tmp_path, case, plan):

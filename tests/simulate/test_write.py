@@ -116,6 +116,18 @@ def test_a_folder_with_other_subjects_is_refused(cohort):
         simulate_ms(cohort, TINY, subjects=2, seed=1)
 
 
+def test_a_folder_that_was_not_simulated_is_left_alone(tmp_path):
+    image = tmp_path / "study" / "sub-001" / "anat" / "sub-001_T1w.nii.gz"
+    image.parent.mkdir(parents=True)
+    image.write_text("irreplaceable")
+    for description in (None, '{"Name": "our study"}'):
+        if description:
+            (tmp_path / "study" / "dataset_description.json").write_text(description)
+        with pytest.raises(OutputError, match="were not simulated here"):
+            simulate_ms(tmp_path / "study", TINY, subjects=1, seed=1, workers=1)
+    assert image.read_text() == "irreplaceable"
+
+
 def test_a_failing_subject_is_named(tmp_path, monkeypatch):
     def fail(recipe, seed):
         raise ZeroDivisionError("no brain today")

@@ -1,7 +1,8 @@
 """Read a BIDS folder: raw sequences below sub-*/, masks below derivatives/.
 
-Only folder and file names are read, and participants.tsv. Masks may lie in any pipeline folder (derivatives/<pipeline>/sub-*/)
-or directly in derivatives/sub-*/; sourcedata/ and everything else at the top is not looked at.
+Only folder and file names are read, participants.tsv, and what derivatives say they are. Masks may lie in any pipeline folder
+(derivatives/<pipeline>/sub-*/) or directly in derivatives/sub-*/, but not in one of our own predictions, which are no labels;
+sourcedata/ and everything else at the top is not looked at.
 
 Source: Gorgolewski et al., Scientific Data 2016; BIDS specification 1.10, "Magnetic Resonance Imaging" and "Imaging derivatives".
 """
@@ -18,11 +19,14 @@ from pathlib import Path
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.modalities import canonical
 from oligovox.errors import CohortError, SettingsError
-from oligovox.files import read_tsv
+from oligovox.files import read_json, read_tsv
 
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^(?P<entities>sub-[^_]+(?:_[^_]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?$")
+PREDICTIONS = "oligovox predictions"
+"""Name in the dataset_description.json of a folder of predictions: nobody looked there, so its masks are no labels."""
+
 _DERIVED_SEQUENCES = ("QSM",)  # BIDS calls a susceptibility map a derivative; no scanner file of it exists
 _INDIVIDUAL_SPACES = ("", "individual", "orig", "native")
 
@@ -84,7 +88,7 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
     pipelines = [
         folder for folder in sorted([*derivatives.glob("sub-*"), *derivatives.glob("*/sub-*")]) if folder.is_dir()
     ]
-    derived = _by_session(root, pipelines)
+    derived = _by_session(root, [folder for folder in pipelines if not holds_predictions(folder.parent)])
     people = _participants(root)
 
     cases = []
@@ -119,6 +123,15 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
                 "session as the image's, or move the mask out of the folder"
             )
     return Cohort(cases=tuple(cases), labels=labels or {mask: 1}, name=root.resolve().name)
+
+
+def holds_predictions(folder: Path) -> bool:
+    """Whether a folder of derivatives was written by `oligovox predict`."""
+    try:
+        content = read_json(folder / "dataset_description.json")
+    except CohortError:  # none, or not ours to mend
+        return False
+    return isinstance(content, dict) and content.get("Name") == PREDICTIONS
 
 
 def _subject_folders(root: Path) -> list[Path]:

@@ -13,6 +13,10 @@ def draw(recipe: Recipe, cohort: Cohort) -> Split:
     choice, labelled = recipe.split, sorted({case.person for case in cohort.labelled})
     named = [p for part in (choice.test, choice.validation, choice.labels) if not isinstance(part, int) for p in part]
     cohort.of(named)  # says who is unknown
+    if unlabelled := [person for person in named if person not in labelled]:
+        raise LabelError(
+            f"the split names '{unlabelled[0]}', who has no label in {cohort.name}; name people with a lesion mask"
+        )
     free = [person for person in labelled if person not in named]
     counts = {k: v for k in ("test", "validation") if isinstance(v := getattr(choice, k), int)}
     wanted = sum(counts.values()) + (choice.labels if isinstance(choice.labels, int) else 0)

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription
-from oligovox.engine.runtime import Runtime
+from oligovox.engine.runtime import Hardware, Runtime
 from oligovox.errors import CheckpointError
 from oligovox.experiment.recipe import Predict
 from oligovox.experiment.training import load_network
@@ -37,7 +38,12 @@ def load_segmentation(model: Path) -> tuple[nn.Module, ModelDescription]:
 
 
 def predict_cases(
-    model: Path, cases: Sequence[StoredCase], out: Path, options: Predict, progress: Callable[[int, int, str], None]
+    model: Path,
+    cases: Sequence[StoredCase],
+    out: Path,
+    options: Predict,
+    progress: Callable[[int, int, str], None],
+    hardware: Hardware | None = None,
 ) -> dict[str, Path]:
     """Predict these cases into `out`; those that stand there already, by the same model and options, are kept.
 
@@ -47,6 +53,7 @@ def predict_cases(
         out: folder for BIDS derivatives.
         options: sliding window.
         progress: called with (cases done, cases in all, name of the case) after each case.
+        hardware: device, precision, threads; None: what there is.
 
     Returns:
         Case name → label map.
@@ -55,12 +62,14 @@ def predict_cases(
         CheckpointError: not a segmentation model.
     """
     network, description = load_segmentation(model)
-    plan, runtime = parse(Plan, description.plan, "plan of the model"), Runtime()
+    plan, runtime = parse(Plan, description.plan, "plan of the model"), Runtime(hardware)
     regions = region_outputs(description.settings)
     runtime.place(network)
-    model_hash = hash_json([description.identity, options.model_dump(mode="json")])
+    model_hash = hash_json([description.identity, options.model_dump(mode="json"), runtime.precision])
     written = {}
     for done, case in enumerate(cases, start=1):
+        if missing := [name for name, there in zip(plan.modalities, case.present, strict=True) if not there]:
+            say(f"{case.name}: predicted without {', '.join(missing)}; look at it before you use it")
         if not already_written(case, out, model_hash):
             probabilities = predict_case(
                 network, case, plan,

@@ -156,6 +156,11 @@ class Recipe(Settings):
     def _consistent(self) -> Recipe:
         if not self.cohorts or not self.arms:
             raise ValueError("a recipe needs at least one cohort and one arm")
+        for name in (*self.cohorts, *self.arms):
+            if not name or name.startswith(".") or {"/", "\\"} & set(name):
+                raise ValueError(
+                    f"'{name}' becomes a folder of the run; use a name without '/' that does not start with '.'"
+                )
         if self.pretrain is None and any(arm.start == "pretrain" for arm in self.arms.values()):
             raise ValueError("an arm starts from 'pretrain', but the recipe has no pretrain section")
         named = {c for arm in self.arms.values() for c in arm.also} | set(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,19 @@ METRICS = ("dice", "hd95_mm", "lesion_f1", "lesion_sensitivity", "lesion_precisi
 """Summarised with an interval; all others are in the tables only."""
 
 
-def score_pairs(pairs: Mapping[str, tuple[Path, Path]], out: Path, *, seed: int = 0) -> dict[str, Any]:
+def score_pairs(
+    pairs: Mapping[str, tuple[Path, Path]], out: Path, *, people: Mapping[str, str] | None = None, seed: int = 0
+) -> dict[str, Any]:
     """Score every case and write `out`/scores.json, scores.tsv, lesions.tsv.
 
     Args:
         pairs: case name → (prediction, reference mask), on one grid.
         out: folder to write.
-        seed: of the bootstrap over cases.
+        people: case name → person, whose sessions are averaged before the mean and its interval; None: each case is a person.
+        seed: of the bootstrap over people.
 
     Returns:
-        {"cases": [row with "case" and "lesions"], "mean": {metric: interval}}.
+        {"cases": [row with "case", "person" and "lesions"], "mean": {metric: interval over people}}.
 
     Raises:
         CohortError: nothing to score, or a prediction is missing.
@@ -42,8 +46,9 @@ def score_pairs(pairs: Mapping[str, tuple[Path, Path]], out: Path, *, seed: int 
         raise CohortError(
             f"{len(missing)} of {len(pairs)} predictions are missing, first {missing[0]}; predict these cases first"
         )
-    cases = [_score(case, *files) for case, files in sorted(pairs.items())]
-    mean = {m: bootstrap_mean([row[m] for row in cases], seed=seed).as_row() for m in METRICS}
+    who = people or {}
+    cases = [{"person": who.get(case, case)} | _score(case, *files) for case, files in sorted(pairs.items())]
+    mean = {m: bootstrap_mean(_by_person(cases, m).values(), seed=seed).as_row() for m in METRICS}
     result = {"cases": cases, "mean": mean}
     lesions = [{"case": row["case"], **lesion} for row in cases for lesion in row["lesions"]]
     write_tsv(out / "scores.tsv", cases, [key for key in cases[0] if key != "lesions"])
@@ -59,7 +64,8 @@ def check_grids(cases: Iterable[Case], plan: Plan) -> None:
         GeometryError: a mask lies on the grid of another sequence.
     """
     for case in cases:
-        reference = next((name for name in (*plan.reference, *plan.modalities) if name in case.images), "")
+        used = [name for name in (*plan.reference, *plan.modalities) if name in plan.modalities and name in case.images]
+        reference = next(iter(used), "")
         if not case.label or not case.label.is_file() or not reference:
             continue
         if not same_grid(read_volume(case.images[reference]), read_volume(case.label, empty_ok=True)):
@@ -70,15 +76,26 @@ def check_grids(cases: Iterable[Case], plan: Plan) -> None:
 
 
 def compare(arm: Mapping[str, Any], against: Mapping[str, Any], *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Paired differences arm − against of two `score_pairs` results, by metric."""
-    return {
-        metric: paired_difference(
-            {row["case"]: row[metric] for row in arm["cases"]},
-            {row["case"]: row[metric] for row in against["cases"]},
-            seed=seed,
-        ).as_row()
-        for metric in METRICS
-    }
+    """Paired differences arm − against of two `score_pairs` results, by metric; a person's sessions are averaged first.
+
+    A session counts where both have a score.
+    """
+    ours, theirs = ({row["case"]: row for row in result["cases"]} for result in (arm, against))
+    rows = [(ours[case], theirs[case]) for case in ours if case in theirs]
+    found = {}
+    for metric in METRICS:
+        both = [pair for pair in rows if None not in (pair[0][metric], pair[1][metric])]
+        a, b = (_by_person(side, metric) for side in zip(*both, strict=True)) if both else ({}, {})
+        found[metric] = paired_difference(a, b, seed=seed).as_row()
+    return found
+
+
+def _by_person(cases: Iterable[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
+    """Mean over a person's sessions that have a value; None where none has."""
+    values: dict[str, list[float]] = {}
+    for row in cases:
+        values.setdefault(row["person"], []).extend([] if row[metric] is None else [row[metric]])
+    return {person: fmean(found) if found else None for person, found in values.items()}
 
 
 def _score(case: str, prediction_file: Path, truth_file: Path) -> dict[str, Any]:

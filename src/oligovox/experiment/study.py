@@ -169,10 +169,16 @@ def _run_arm(
         store, folder, stage=recipe.finetune, network=recipe.network, start=origin, people=people, split=split
     )
     written = predict_cases(
-        model, store.of(split.test), folder / "predictions", recipe.predict, show(f"predict {name}")
+        model,
+        store.of(split.test),
+        folder / "predictions",
+        recipe.predict,
+        show(f"predict {name}"),
+        recipe.finetune.training,
     )
-    truth = {case.name: case.label for case in cohort.of(split.test) if case.label}
-    score_pairs({case: (written[case], label) for case, label in truth.items()}, folder, seed=recipe.seed)
+    tested = [case for case in cohort.of(split.test) if case.label]
+    pairs = {case.name: (written[case.name], case.label) for case in tested if case.label}
+    score_pairs(pairs, folder, people={case.name: case.person for case in tested}, seed=recipe.seed)
 
 
 def _command() -> str:

@@ -42,6 +42,7 @@ class Job:
         norm_reset: see `networks.transfer`.
         transductive: images of test people are seen.
         tensors: say what became of each tensor of the start, not only how many were loaded.
+        watched: names of the cases that the best checkpoint is chosen on.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Job:
     norm_reset: bool = False
     transductive: bool = False
     tensors: bool = False
+    watched: tuple[str, ...] = ()
 
 
 def build_encoder(network: NetworkChoice, modalities: tuple[str, ...]) -> Encoder:
@@ -120,7 +122,7 @@ def train(
         runtime=runtime,
         augment=lambda batch, rng: augment(batch, stage.augmentation, rng),
         validate=(lambda m: validate(m.export())) if validate else None,
-        describe=description.model_dump(mode="json") | stage.model_dump(mode="json", include={"batch", "augmentation"}),
+        describe=description.model_dump(mode="json") | _data_of(job),
     )
     if runtime.is_main:
         sweep(out)
@@ -145,6 +147,18 @@ def describe(job: Job, store: Store, start: ModelDescription | None) -> ModelDes
         transductive=job.transductive or (start is not None and start.transductive),
         parent=start.identity if start else None,
     )
+
+
+def _data_of(job: Job) -> dict[str, Any]:
+    """What else a run must keep to go on: whose patches, cut and watched how. `trained_on` cannot say; it has the start's people as well."""
+    streams = {
+        str(number): {"cases": [case.name for case in stream.cases]}
+        | {key: getattr(stream, key) for key in ("count", "policy", "lesion_share", "use_labels")}
+        for number, stream in enumerate(job.streams)
+    }
+    start = {"parts": job.parts, "norm_reset": job.norm_reset} if job.start else {}
+    stage = job.stage.model_dump(mode="json", include={"batch", "augmentation"})
+    return stage | start | {"streams": streams, "watched": job.watched}
 
 
 def _resolved(marker: catalogue.Marker, name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +19,7 @@ from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.log import say
-from oligovox.engine.model import ModelDescription
+from oligovox.engine.model import ModelDescription, read_description
 from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError, nearest
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, changed
@@ -211,6 +214,13 @@ def finetune(
         people = nested_budgets(people, [labels], stage.training.seed)[labels]
         cases = tuple(case for case in cases if case.person in people)
     check_writable(out)
+    held_out = store.of(split.validation) if split else ()
+    watched = [(case, label) for case in held_out if (label := case.label()) is not None]
+    if held_out and not watched:
+        say("no validation case has a label: the last checkpoint is kept, not the best")
+    seen = {*read_description(model_folder(start)).trained_on} & {*split.test} if start and split else set()
+    if seen:
+        say(f"{start} has seen images of {len(seen)} test people, first {min(seen)}: this run is transductive")
     job = Job(
         method="segmentation",
         settings={"labels": {name: index for index, name in enumerate(store.labels, start=1)}, **stage.settings},
@@ -220,12 +230,10 @@ def finetune(
         start=start,
         parts=stage.parts,
         norm_reset=stage.norm_reset,
+        transductive=bool(seen),
         tensors=tensors,
+        watched=tuple(case.name for case, _ in watched),
     )
-    held_out = store.of(split.validation) if split else ()
-    watched = [(case, label) for case in held_out if (label := case.label()) is not None]
-    if held_out and not watched:
-        say("no validation case has a label: the last checkpoint is kept, not the best")
     return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
 
 
@@ -236,7 +244,7 @@ def _opened(store: Store | Path | str) -> Store:
 def _validator(
     cases: Sequence[tuple[StoredCase, NDArray[Any]]], plan: Plan, job: Job
 ) -> Callable[[nn.Module], Mapping[str, float]]:
-    """Mean Dice of the validation cases on the prepared grid, any class against background."""
+    """Mean Dice of the validation cases on the prepared grid, any class against background; undefined ones do not count."""
 
     regions = region_outputs(job.settings)
 
@@ -246,7 +254,8 @@ def _validator(
             activation: Literal["sigmoid", "softmax"] = "sigmoid" if regions else "softmax"
             found = predict_case(network, case, plan, patch=job.stage.patch, overlap=0.25, activation=activation)
             values.append(dice(np.any(found > 0.5, axis=0) if regions else found.argmax(0), label))
-        return {"dice": sum(values) / len(values)}
+        defined = [value for value in values if math.isfinite(value)]
+        return {"dice": fmean(defined) if defined else math.nan}
 
     return validate
 
@@ -333,7 +342,8 @@ def evaluate(predictions: Path | str, truth: Path | str, out: Path | str, *, mas
     cohort = read_cohort(truth, mask=mask)
     check_writable(out)
     pairs = {case.name: (_prediction_of(case, predictions), case.label) for case in cohort.cases if case.label}
-    return {"scores": str(out), **score_pairs(pairs, out)}
+    people = {case.name: case.person for case in cohort.cases}
+    return {"scores": str(out), **score_pairs(pairs, out, people=people)}
 
 
 def _prediction_of(case: Case, folder: Path) -> Path:
@@ -362,7 +372,8 @@ def report(runs: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
     pages = [str(write_report(content, run)) for content, run in zip(reports, runs, strict=True)]
     if out is not None:
         check_writable(out)
-        pages.append(str(write_index(reports, out)))
+        links = [Path(os.path.relpath(page, out)).as_posix() for page in pages]
+        pages.append(str(write_index(reports, out, links)))
     return {"pages": pages}
 
 

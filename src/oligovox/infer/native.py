@@ -21,7 +21,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from oligovox.errors import CohortError, GeometryError, SettingsError
+from oligovox.cohort.bids import PREDICTIONS, holds_predictions
+from oligovox.errors import CohortError, GeometryError, OutputError, SettingsError
 from oligovox.files import atomic_file, read_json, sweep, write_json, write_tsv
 from oligovox.prepare.geometry import TOLERANCE_MM, corner_distance, to_native
 from oligovox.prepare.store import Plan, StoredCase
@@ -67,7 +68,7 @@ def write_prediction(
     Raises:
         GeometryError: the shape is not that of case and labels.
         SettingsError: a region holds no class of its own.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or a mask that no prediction made stands in its place.
     """
     painted = _painted(labels, regions)
     names = list(regions if regions is not None else labels)
@@ -76,6 +77,10 @@ def write_prediction(
         raise GeometryError(f"{case.name}: probabilities have shape {probabilities.shape}, expected {expected}")
     paths = prediction_paths(case, out, labels, probabilities=names if save_probabilities else ())
     sweep(paths["label"].parent)
+    if paths["label"].exists() and not holds_predictions(_root(case, out)):
+        raise OutputError(
+            f"{paths['label']}: is not a prediction of oligovox; choose another folder, so that no mask is lost"
+        )
     paths["sidecar"].unlink(missing_ok=True)  # an older one must not vouch for the files of this run
     _describe_dataset(_root(case, out))
     header = _grid_header(case)
@@ -202,5 +207,5 @@ def _describe_dataset(root: Path) -> None:
     path = root / "dataset_description.json"
     if not path.exists():
         generator = {"Name": "oligovox", "Version": version("oligovox")}
-        content = {"Name": "oligovox predictions", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+        content = {"Name": PREDICTIONS, "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
         write_json(path, content | {"GeneratedBy": [generator]})

@@ -80,7 +80,10 @@ def _feed(
                 _settle(flying.pop(future), failure, done)
     except BrokenProcessPool as error:
         names = ", ".join(sorted(flying.values())) or "no case"
-        cause = "a worker process was killed while on these, probably out of memory; use fewer workers"
+        cause = (
+            "a worker process was killed while on these, probably out of memory; use fewer workers "
+            "(in a script of your own: start below `if __name__ == '__main__':`)"
+        )
         raise WorkerError(names, cause) from error
 
 

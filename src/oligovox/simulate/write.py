@@ -112,6 +112,8 @@ def simulate_ms(
             raise OutputError(
                 f"{out}: has {found.name}, which this run of {subjects} subjects does not make; choose another folder"
             )
+    if any(out.glob("[!.]*")) and not _is_ours(out / "dataset_description.json"):
+        raise OutputError(f"{out}: holds files that were not simulated here; choose an empty or a new folder")
     _describe(out, recipe, seed)
     for done, job in enumerate(_run(jobs, workers), start=1):
         if progress:
@@ -157,7 +159,9 @@ def _blamed(job: _Job) -> Iterator[None]:
         raise
     except BrokenProcessPool as error:
         raise WorkerError(
-            job.name, "a worker process was killed (out of memory?); run again with fewer workers"
+            job.name,
+            "a worker process was killed (out of memory?); run again with fewer workers "
+            "(in a script of your own: start below `if __name__ == '__main__':`)",
         ) from error
     except Exception as error:
         raise WorkerError(job.name, f"{type(error).__name__}: {error}") from error
@@ -235,6 +239,11 @@ def _describe(out: Path, recipe: MSRecipe, seed: int) -> None:
             "GeneratedBy": maker,
         },
     )
+
+
+def _is_ours(description: Path) -> bool:
+    """Whether a folder was begun by `_describe`: only there may subjects be written over."""
+    return description.is_file() and {"Recipe", "Seed"} <= set(read_json(description))
 
 
 def _row(job: _Job, note: dict[str, Any]) -> dict[str, object]:
