@@ -16,7 +16,7 @@ from oligovox.cohort.manifest import Cohort
 from oligovox.engine.fit import Training
 from oligovox.errors import SettingsError
 from oligovox.prepare.store import Plan
-from oligovox.sample.augment import Augmentation
+from oligovox.sample.augment import FLIPS_AND_ROTATIONS, Augmentation
 from oligovox.settings import S, Settings, parse
 from oligovox.simulate.ms import MSRecipe
 
@@ -103,6 +103,11 @@ class Stage(Settings):
 class Pretrain(Stage):
     """Self-supervised stage: learns from everyone who is neither tested nor validated on."""
 
+    augmentation: Augmentation = Field(
+        FLIPS_AND_ROTATIONS,
+        description="flips and rotations only: the target is the image as it was measured. A section given here starts from the "
+        "defaults of all effects instead",
+    )
     method: str = Field("generative", description="a pretext of `oligovox methods`")
     cohorts: tuple[str, ...] = Field((), description="only these cohorts; empty: all")
     transductive: bool = Field(False, description="also see the images of test people; the page says so")

@@ -72,6 +72,10 @@ def _cautions(report: Report) -> tuple[str, ...]:
             f"Intervals (95 %) are over test subjects, for one draw of {labels} and one seed; "
             "another draw or seed can give another answer."
         )
+    if watched := report.data.splits.get("validation", ()):
+        found.append(
+            f"The best checkpoint of each arm was chosen on the labels of {count(len(watched), 'validation subject')} more."
+        )
     if arm and against and arm.labels != against.labels:
         found.append(
             f"“{arm.name}” was trained on {count(arm.labels, 'labelled subject')}, “{against.name}” on {against.labels}."
