@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.splits import draw_split, nested_budgets
@@ -365,6 +365,7 @@ def confirm(choices, ground, out):
     found["difference_per_draw"] = [
         paired_difference(o, s, seed=0).as_row() for o, s in zip(other, scratch, strict=True)
     ]
+    found["difference_over_draws"] = over_draws([row["mean"] for row in found["difference_per_draw"]])
     file.write_text(json.dumps(found, indent=1))
     return found
 
@@ -392,6 +393,27 @@ def summary(results):
             row["minus_scratch"] = paired_difference(scores, last(twin), seed=0).as_row()
         rows.append(row)
     return rows
+
+
+def arms(results):
+    """Arm and rate at 2 labels, draws 0 and 1: mean of both, and the paired difference to scratch of the same rate over people."""
+    found = {}
+    for run in results:
+        pair = [Run(run.start, 2, draw, run.lr, 200, run.reset, run.parts) for draw in (0, 1)]
+        twins = [Run(lr=run.lr, draw=draw) for draw in (0, 1)]
+        if run.draw == 0 and all(r in results for r in pair + twins):
+            ours, theirs = ([last(results[r]) for r in group] for group in (pair, twins))
+            row = {"draws": [round(float(np.mean(list(o.values()))), 4) for o in ours]}
+            row["dice"] = bootstrap_mean(mean_over(ours).values(), seed=0).as_row()
+            row["minus_scratch"] = paired_difference(mean_over(ours), mean_over(theirs), seed=0).as_row()
+            found[f"{run.arm} lr {run.lr:g}"] = row
+    return found
+
+
+def over_draws(differences):
+    """Mean of the draws' differences with its 95 % t interval: what the few draws say about another draw's mean."""
+    low, high = stats.t.interval(0.95, len(differences) - 1, np.mean(differences), stats.sem(differences))
+    return {"mean": float(np.mean(differences)), "low": float(low), "high": float(high), "n": len(differences)}
 
 
 def write(content):
@@ -442,7 +464,7 @@ def main():
         write(content | {"exploration": summary(results)})
         print(f"{run.name}  {np.mean(list(last(results[run]).values())):.3f}", flush=True)
     choices = choose(results)
-    content |= {"exploration": summary(results), "chosen": [list(choice) for choice in choices]}
+    content |= {"arms": arms(results), "exploration": summary(results), "chosen": [list(choice) for choice in choices]}
     write(content)
     print("chosen on tuning people:", choices, flush=True)
     if not arguments.explore:
