@@ -34,6 +34,7 @@ from oligovox.metrics.case import score_case
 from oligovox.metrics.overlap import dice
 from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan
+from oligovox.sample.augment import Augmentation
 from oligovox.sample.patches import Stream
 from oligovox.simulate.ms import MSRecipe
 from oligovox.simulate.write import simulate_ms
@@ -182,7 +183,10 @@ def pretrained(name, ground, out):
         save_model(folder / "model", module, description)
         return
     training = Training(steps=800, lr=3e-3, threads=1, workers=1, tensorboard="off")
-    stage = Pretrain(method="generative", settings=PRETEXTS[name], patch=PATCH, batch=2, training=training)
+    stage = Pretrain(
+        method="generative", settings=PRETEXTS[name], patch=PATCH, batch=2, training=training,
+        augmentation=Augmentation(),  # the default when this was run; since then flips and rotations only
+    )  # fmt: skip
     pretrain(ground.store, folder, stage=stage, network=NETWORK, people=ground.free)
 
 
