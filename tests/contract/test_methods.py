@@ -153,6 +153,24 @@ def test_every_trainable_parameter_receives_a_gradient(name: str) -> None:
     assert dead == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("network", entries("NETWORK"))
+def test_every_parameter_of_every_network_receives_a_gradient(name: str, network: str) -> None:
+    """The networks at their default size, which takes a while; 64³, so that the deepest grid is no single voxel."""
+    torch.manual_seed(0)
+    chosen, module = load("NETWORK", network), load("METHOD", name)
+    method = module.METHOD(chosen.NETWORK(SEQUENCES[:3], chosen.Settings()), module.Settings())
+    small = make_batch(method)
+    doubled = {f: getattr(small, f) for f in ("image", "foreground", "label")}
+    doubled = {
+        f: v.repeat_interleave(2, -1).repeat_interleave(2, -2).repeat_interleave(2, -3) for f, v in doubled.items()
+    }
+    for seed in range(3):
+        step(method, replace(small, **doubled), seed).total.backward()
+    missing = [n for n, p in method.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not missing
+
+
 def test_every_setting_is_read(name: str) -> None:
     module = load("METHOD", name)
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))

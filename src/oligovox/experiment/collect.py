@@ -12,7 +12,7 @@ from typing import Any
 from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split
 from oligovox.engine.log import read_log
-from oligovox.engine.model import ModelDescription, load_model
+from oligovox.engine.model import ModelDescription, read_description
 from oligovox.experiment.people import arm_people
 from oligovox.experiment.recipe import Recipe, write_recipe
 from oligovox.experiment.scoring import METRICS, compare
@@ -146,7 +146,7 @@ def _stage(name: str, phase: str, folder: Path, arm: str = "") -> content.Stage:
 
 
 def _model(folder: Path) -> ModelDescription:
-    return load_model(folder / "model")[1]
+    return read_description(folder / "model")
 
 
 def _network(description: ModelDescription) -> str:

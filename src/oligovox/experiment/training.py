@@ -13,7 +13,7 @@ from torch import nn
 from oligovox import catalogue
 from oligovox.engine.fit import fit
 from oligovox.engine.log import say
-from oligovox.engine.model import ModelDescription, load_model, save_model
+from oligovox.engine.model import ModelDescription, load_model, read_description, save_model
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import CheckpointError, LabelError, SettingsError
 from oligovox.experiment.recipe import NetworkChoice, Stage
@@ -205,7 +205,7 @@ def model_folder(path: Path) -> Path:
 
 def start_network(folder: Path) -> NetworkChoice:
     """The network a pre-trained start was trained with."""
-    _, description = load_model(model_folder(folder))
+    description = read_description(model_folder(folder))
     return NetworkChoice(name=description.network, settings=description.network_settings)
 
 
