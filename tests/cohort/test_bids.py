@@ -112,6 +112,7 @@ def test_two_raters_are_ambiguous(tmp_path: Path) -> None:
     root = _tree(tmp_path, "sub-01/anat/sub-01_FLAIR.nii.gz", *masks)
     with pytest.raises(CohortError, match=r"2 'lesion' masks for one session: .*A/sub-01.* and .*B/sub-01.*; keep one"):
         read_bids(root)
+    assert read_bids(root, mask=None).cases[0].label is None  # who predicts asks for no label
 
 
 def test_a_mask_without_image_is_refused(tmp_path: Path) -> None:

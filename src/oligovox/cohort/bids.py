@@ -63,7 +63,7 @@ class _File:
         return len(self.entities), int(run) if run.isdigit() else 0, self.path.name
 
 
-def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | None = None) -> Cohort:
+def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, int] | None = None) -> Cohort:
     """Read a BIDS folder.
 
     A session becomes a case when it has at least one known sequence. `ce-…_T1w` is T1wGd. Of several images of the same
@@ -72,7 +72,7 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
     Args:
         root: the folder that holds sub-*/.
         mask: what label masks are called: `desc-<mask>_mask`, `label-<mask>_mask`, the same with `_dseg`, or a plain `_dseg`
-            with neither entity.
+            with neither entity. None: label masks are not looked at, however many there are.
         labels: foreground class → value in the label files; {mask: 1} when not given.
 
     Returns:
@@ -105,7 +105,7 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
                 subject=subject,
                 session=session,
                 images={name: image.path for name, image in images.items()},
-                label=_label(masks, mask),
+                label=_label(masks, mask) if mask else None,
                 brain=_only([m for m in masks if m.suffix == "mask" and _called(m, "brain")], "brain masks"),
                 info=people.get(f"sub-{subject}", {}),
             )
@@ -116,13 +116,13 @@ def read_bids(root: Path, *, mask: str = "lesion", labels: Mapping[str, int] | N
             f"{root}: no known sequence below sub-*/ (found: {', '.join(found[:8])}); expected files such as sub-01_FLAIR.nii.gz"
         )
     for (subject, session), files in derived.items():
-        if named := [file.path for file in files if _called(file, mask)]:
+        if named := [file.path for file in files if mask and _called(file, mask)]:
             where = f"sub-{subject}" + (f" ses-{session}" if session else "")
             raise CohortError(
                 f"{named[0]}: the '{mask}' mask of {where} has no image beside it; bring the image back, name the mask's "
                 "session as the image's, or move the mask out of the folder"
             )
-    return Cohort(cases=tuple(cases), labels=labels or {mask: 1}, name=root.resolve().name)
+    return Cohort(cases=tuple(cases), labels=labels or {mask or "lesion": 1}, name=root.resolve().name)
 
 
 def holds_predictions(folder: Path) -> bool:

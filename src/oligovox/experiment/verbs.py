@@ -120,8 +120,8 @@ def prepare(
     return {"store": str(store), "cases": len(made.cases), "labelled": labelled, "modalities": list(plan.modalities)}
 
 
-def read_cohort(data: Path | str, *, mask: str = "lesion") -> Cohort:
-    """A cohort from a BIDS folder or from a table written by `Cohort.save`."""
+def read_cohort(data: Path | str, *, mask: str | None = "lesion") -> Cohort:
+    """A cohort from a BIDS folder (mask None: without labels) or from a table written by `Cohort.save`."""
     data = Path(data)
     return Cohort.load(data) if data.suffix == ".tsv" else read_bids(data, mask=mask)
 
@@ -310,7 +310,7 @@ def _prepared(
                 f"{data}: prepared by another plan than the model's ({plan}); predict from the BIDS folder"
             )
         return store.of(people) if people else store.cases
-    cohort = read_cohort(data)
+    cohort = read_cohort(data, mask=None)
     wanted = cohort.of(people) if people else cohort.cases
     known = [replace(case, label=None) for case in wanted if set(case.images) & set(plan.modalities)]
     if not known:
