@@ -200,7 +200,7 @@ def evaluate(
         from oligovox.report.text import interval
 
         means = {
-            name: f"{interval(row['mean'], row['low'], row['high'], 3)}, {row['n']} cases"
+            name: f"{interval(row['mean'], row['low'], row['high'], 3)}, {row['n']} people"
             for name, row in result["mean"].items()
         }
         result = {"scores": result["scores"], **means}

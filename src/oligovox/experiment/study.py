@@ -69,7 +69,9 @@ def demo(out: Path | str, changes: Sequence[str] = (), *, show: Show = quiet) ->
 def run_recipe(recipe: Recipe, out: Path, *, show: Show = quiet) -> dict[str, Any]:
     """`run`, from a recipe that was read already."""
     cohort, split = _claim(recipe, out, show)
-    store = prepare_cohort(cohort, recipe.prepare, out / "store", workers=recipe.workers, progress=show("prepare"))
+    store = prepare_cohort(
+        cohort, recipe.prepare, out / "store", workers=recipe.workers, progress=show("prepare"), checked=True
+    )
     start = None
     if recipe.pretrain:
         people = pretraining_people(recipe, cohort, split)
@@ -99,13 +101,14 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     _check_stages(recipe)
     given = {name: choice.read() for name, choice in recipe.cohorts.items() if not choice.simulate}
     planned = {name: _planned(c.simulate) for name, c in recipe.cohorts.items() if c.simulate}
-    split = draw(recipe, _together(recipe, given | planned))
+    everyone = _together(recipe, given | planned)
+    split = draw(recipe, everyone)
     if recipe.pretrain:
-        pretraining_people(recipe, _together(recipe, given | planned), split)
+        pretraining_people(recipe, everyone, split)
     if not file.exists():
         for cohort in given.values():
             check_cohort(cohort, recipe.prepare, workers=recipe.workers)
-        check_grids(_together(recipe, given | planned).of(split.test), recipe.prepare)
+        check_grids(everyone.of(split.test), recipe.prepare)
     with atomic_file(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     sweep(out)
@@ -176,7 +179,7 @@ def _run_arm(
         show(f"predict {name}"),
         recipe.finetune.training,
     )
-    tested = [case for case in cohort.of(split.test) if case.label]
+    tested = cohort.of(split.test)
     pairs = {case.name: (written[case.name], case.label) for case in tested if case.label}
     score_pairs(pairs, folder, people={case.name: case.person for case in tested}, seed=recipe.seed)
 

@@ -41,6 +41,7 @@ def prepare(
     *,
     workers: int = 2,
     progress: Callable[[int, int, str], None] | None = None,
+    checked: bool = False,
 ) -> Store:
     """Prepare every case of a cohort.
 
@@ -50,6 +51,7 @@ def prepare(
         out: an empty or new folder, or a store (finished or not) to bring up to date.
         workers: processes; each holds one case in memory. 1 works in this process.
         progress: called with (cases done, cases in all, name of the case) after each case.
+        checked: `check` has passed for these cases already; a new store then begins at once.
 
     Returns:
         The finished store.
@@ -63,7 +65,7 @@ def prepare(
     if out.is_dir() and any(out.iterdir()) and not (out / "store.json").is_file():
         raise OutputError(f"{out}: holds files that are not a store; choose an empty or a new folder")
     check_writable(out)
-    if not (out / "store.json").is_file():
+    if not checked and not (out / "store.json").is_file():
         check(cohort, plan, workers=workers)
     scheme = _checked_scheme(cohort.labels)
     for case in cohort.cases:
