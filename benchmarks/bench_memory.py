@@ -117,7 +117,7 @@ def verbs(folder):
     bids, store, scores = folder / "bids", folder / "store", folder / "scores"
     pre, fine, predicted = folder / "pretrained", folder / "finetuned", folder / "predicted"
     patch = ["--set", f"patch=[{PATCH},{PATCH},{PATCH}]", "--steps", STEPS]
-    simulate = [*oligovox, "simulate", "ms", folder / "simulated", "--subjects", 1]
+    simulate = [*oligovox, "simulate", "ms-3t", folder / "simulated", "--subjects", 1]
     return {
         "import": [sys.executable, "-c", "import oligovox.experiment, lightning_fabric, monai.inferers.utils"],
         "simulate": [*simulate, *(["--set", "spacing=3"] if QUICK else [])],

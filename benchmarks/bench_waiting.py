@@ -16,7 +16,7 @@ from oligovox.engine.log import read_log
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.prepare.pipeline import prepare
-from oligovox.simulate.write import simulate_ms
+from oligovox.simulate.write import simulate_cohort
 
 PATIENTS, STEPS, RUNS = 4, 6 if QUICK else 40, 1 if QUICK else 3
 
@@ -32,7 +32,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         chosen = recipe.cohorts["simulated"].simulate
-        simulate_ms(folder / "bids", chosen.ms, subjects=PATIENTS, seed=chosen.seed)
+        simulate_cohort(folder / "bids", chosen.recipe, subjects=PATIENTS, seed=chosen.seed)
         progress("patients simulated")
         store = prepare(read_bids(folder / "bids"), recipe.prepare, folder / "store")
         progress("patients prepared")

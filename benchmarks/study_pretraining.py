@@ -36,8 +36,8 @@ from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan
 from oligovox.sample.augment import Augmentation
 from oligovox.sample.patches import Stream
-from oligovox.simulate.ms import MSRecipe
-from oligovox.simulate.write import simulate_ms
+from oligovox.simulate.recipe import make_recipe
+from oligovox.simulate.write import simulate_cohort
 
 RESULT = Path(__file__).with_suffix(".json")
 NETWORK = NetworkChoice(settings={"preset": "tiny"})
@@ -102,7 +102,7 @@ class Ground:
     """The cohort and who is what in it."""
 
     def __init__(self, out):
-        simulate_ms(out / "cohort", MSRecipe(spacing=2.0), subjects=PEOPLE, seed=COHORT_SEED, workers=1)
+        simulate_cohort(out / "cohort", make_recipe("ms-3t", {"spacing": 2.0}), subjects=PEOPLE, seed=COHORT_SEED, workers=1)
         cohort = read_bids(out / "cohort")
         plan = Plan(modalities=("T1w", "T2w", "FLAIR"), spacing=(2.0, 2.0, 2.0))
         self.store = prepare(cohort, plan, out / "store", workers=1)

@@ -1,4 +1,4 @@
-"""Write docs/reference/{recipe,cli,python}.md from the code. A test compares them with it.
+"""Write docs/reference/{recipe,cli,python,tissues}.md from the code. A test compares them with it.
 
 Run it after a setting, an option or a docstring has changed: `python docs/make_reference.py`.
 """
@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from oligovox import catalogue, cli, experiment
 from oligovox.experiment.recipe import Recipe
+from oligovox.simulate.tissues import FIELDS, SOURCES, TABLE
 
 HOME = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by docs/make_reference.py from the code: do not edit. -->"
@@ -85,7 +86,41 @@ def python_page() -> str:
     return _page(parts)
 
 
-PAGES: dict[str, Callable[[], str]] = {"recipe.md": recipe_page, "cli.md": cli_page, "python.md": python_page}
+def tissues_page() -> str:
+    """Every value of the simulated tissues with its source."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(row.source for row in TABLE), 1)}
+    parts = [
+        "# Simulated tissues",
+        _NOTE,
+        "What the simulator takes each tissue of a typical person of 40 years to be like. People vary around it, and the iron of the deep nuclei "
+        'grows with age. In parentheses, the number of the source below. A source says what was read of it; a value that is "chosen" is ours. '
+        "A quantity without a line is 0.",
+        _rows(("", "meaning", "unit"), [(f"`{name}`", *rest) for name, *rest in _QUANTITIES]),
+    ]
+    cells = {row[:3]: f"{row.value:g} ({numbers[row.source]})" for row in TABLE}
+    for tissue in dict.fromkeys(row.tissue for row in TABLE):
+        found = [name for name, *_ in _QUANTITIES if (tissue, name, FIELDS[0]) in cells]
+        rows = [(f"`{name}`", *(cells[tissue, name, strength] for strength in FIELDS)) for name in found]
+        parts += [f"## {tissue}", _rows(("", *(f"{strength:g} T" for strength in FIELDS)), rows)]
+    return _page([*parts, "## Sources", "\n".join(f"{number}. {SOURCES[key]}" for key, number in numbers.items())])
+
+
+_QUANTITIES = (
+    ("pd", "proton density relative to water", ""),
+    ("t1", "longitudinal relaxation time", "ms"),
+    ("t2", "transverse relaxation time", "ms"),
+    ("t2s", "T2*", "ms"),
+    ("chi", "volume susceptibility relative to CSF", "ppb"),
+    ("uptake", "gadolinium after a standard dose of 0.1 mmol/kg", "mmol/L"),
+    ("fat", "share of the protons that are fat", ""),
+)
+
+PAGES: dict[str, Callable[[], str]] = {
+    "recipe.md": recipe_page,
+    "cli.md": cli_page,
+    "python.md": python_page,
+    "tissues.md": tissues_page,
+}
 
 
 def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, str]]:

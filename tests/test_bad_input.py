@@ -719,7 +719,7 @@ def test_a_folder_that_cannot_be_written(
         "finetune": [made / "store", "--out", out, "--preset", "nano"],
         "predict": [made / "run", made / "bids", out],
         "evaluate": [made / "predictions", made / "bids", "--out", out],
-        "simulate": ["ms", out, "--subjects", 1],
+        "simulate": ["ms-3t", out, "--subjects", 1],
         "run": [TINY, "--out", out, *sized],
     }
     line = fails(verb, *arguments[verb], unwritten=out)

@@ -67,5 +67,5 @@ def test_errors_are_one_line_and_exit_with_two(oligovox: Call, phantom: Path, tm
         oligovox("prepare", phantom, tmp_path / "store", "--modalities", "T1w,FLAIRE", check=2).stderr.count("\n") == 1
     )
     assert not (tmp_path / "store").exists()
-    assert oligovox("simulate", "msa", tmp_path / "x", check=2).stderr.strip().endswith("did you mean 'ms'?")
+    assert oligovox("simulate", "ms3t", tmp_path / "x", check=2).stderr.strip().endswith("did you mean 'ms-3t'?")
     assert oligovox("prepare", phantom, check=2).returncode == 2

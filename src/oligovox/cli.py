@@ -54,22 +54,21 @@ def run_recipe(
 
 @app.command()
 def simulate(
-    kind: Annotated[str, typer.Argument(help="Which cohort: ms.")],
+    preset: Annotated[str, typer.Argument(help="Which cohort: ms-3t, ms-7t, ms-multisite, rim, glioma-2023, glioma-2024, chaos.")],
     out: Annotated[Path, typer.Argument(help="BIDS folder to write.")],
     subjects: Annotated[int, typer.Option(help="How many.", min=1)] = 40,
     seed: int = 0,
-    field: Annotated[str, typer.Option(help="Field strength: 3T.")] = "3T",
-    labelled: Annotated[int | None, typer.Option(help="Write lesion masks for the first N only.", min=0)] = None,
+    labelled: Annotated[int | None, typer.Option(help="Write labels for the first N only.", min=0)] = None,
     workers: Workers = 2,
     change: Set = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Write a simulated cohort with lesion masks as BIDS."""
+    """Write a simulated cohort with labels and truth tables as BIDS."""
     from oligovox import experiment
 
     result = experiment.simulate(
-        out, kind=kind, subjects=subjects, seed=seed, field=field, labelled=labelled, workers=workers,
-        changes=tuple(change), show=_bar,
+        out, preset=preset, subjects=subjects, seed=seed, labelled=labelled, workers=workers, changes=tuple(change),
+        show=_bar,
     )  # fmt: skip
     _say(result, json)
 

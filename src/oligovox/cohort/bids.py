@@ -27,6 +27,7 @@ _NAME = re.compile(r"^(?P<entities>sub-[^_]+(?:_[^_]+)*)_(?P<suffix>[A-Za-z0-9]+
 PREDICTIONS = "oligovox predictions"
 """Name in the dataset_description.json of a folder of predictions: nobody looked there, so its masks are no labels."""
 
+_ACQUISITIONS = {("inphase", "T1w"): "T1in", ("outphase", "T1w"): "T1out", ("spir", "T2w"): "T2spir"}
 _DERIVED_SEQUENCES = ("QSM",)  # BIDS calls a susceptibility map a derivative; no scanner file of it exists
 _INDIVIDUAL_SPACES = ("", "individual", "orig", "native")
 
@@ -50,7 +51,9 @@ class _File:
             name = canonical(self.suffix)
         except SettingsError:
             return None
-        return "T1wGd" if name == "T1w" and "ce" in self.entities else name
+        if name == "T1w" and "ce" in self.entities:
+            return "T1wGd"
+        return _ACQUISITIONS.get((self.entities.get("acq", ""), name), name)
 
     @property
     def space(self) -> str:
@@ -73,7 +76,8 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
         root: the folder that holds sub-*/.
         mask: what label masks are called: `desc-<mask>_mask`, `label-<mask>_mask`, the same with `_dseg`, or a plain `_dseg`
             with neither entity. None: label masks are not looked at, however many there are.
-        labels: foreground class → value in the label files; {mask: 1} when not given.
+        labels: foreground class → value in the label files. When not given, what the dataset's own table `…_dseg.tsv` of that name
+            says (columns index, name), and {mask: 1} where there is none.
 
     Returns:
         The cohort, named after the folder; the further columns of participants.tsv are in `case.info`.
@@ -122,7 +126,11 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
                 f"{named[0]}: the '{mask}' mask of {where} has no image beside it; bring the image back, name the mask's "
                 "session as the image's, or move the mask out of the folder"
             )
-    return Cohort(cases=tuple(cases), labels=labels or {mask or "lesion": 1}, name=root.resolve().name)
+    return Cohort(
+        cases=tuple(cases),
+        labels=labels or _lookup(root, mask) or {mask or "lesion": 1},
+        name=root.resolve().name,
+    )
 
 
 def holds_predictions(folder: Path) -> bool:
@@ -216,6 +224,21 @@ def _only(files: Sequence[_File], what: str) -> Path | None:
             f"{len(files)} {what} for one session: {names}; keep one, or move the others out of the folder"
         )
     return files[0].path if files else None
+
+
+def _lookup(root: Path, mask: str | None) -> dict[str, int]:
+    """Class → value by the table that goes with label maps of this name; empty where there is none."""
+    names = [f"{key}-{mask}_dseg.tsv" for key in ("desc", "label")]
+    tables = [path for name in names for path in (root / name, *sorted(root.glob(f"derivatives/*/{name}")))]
+    for table in tables:
+        if not table.is_file():
+            continue
+        rows = read_tsv(table)
+        try:
+            return {row["name"]: int(row["index"]) for row in rows if int(row["index"]) != 0}
+        except (KeyError, ValueError):
+            raise CohortError(f"{table}: expected the columns index (a whole number) and name in every row") from None
+    return {}
 
 
 def _participants(root: Path) -> dict[str, dict[str, str]]:

@@ -12,6 +12,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "PDw": ("pd", "pdw"),
     "T2starw": ("t2star", "t2starw", "t2s", "swi"),
     "QSM": ("qsm", "chimap"),
+    "T1in": ("t1in", "inphase"),
+    "T1out": ("t1out", "outphase", "opposedphase"),
+    "T2spir": ("t2spir", "spir"),
 }
 """Canonical name → other spellings, lower case."""
 

@@ -18,7 +18,7 @@ from oligovox.errors import SettingsError
 from oligovox.prepare.store import Plan
 from oligovox.sample.augment import FLIPS_AND_ROTATIONS, Augmentation
 from oligovox.settings import S, Settings, parse
-from oligovox.simulate.ms import MSRecipe
+from oligovox.simulate.recipe import AbdomenRecipe, BrainRecipe, make_recipe
 
 Positive = Annotated[int, Field(gt=0)]
 Patch = tuple[Positive, Positive, Positive]
@@ -28,8 +28,19 @@ class SimulatedCohort(Settings):
     """A cohort made by MR physics; see `oligovox simulate`."""
 
     subjects: Positive = Field(description="how many people")
-    seed: int = Field(0, description="person k is the same whatever the number of people")
-    ms: MSRecipe = MSRecipe()
+    seed: int = Field(0, ge=0, description="person k is the same whatever the number of people")
+    preset: str = Field("ms-3t", description="a cohort that ships with the package; see `oligovox simulate --help`")
+    recipe: BrainRecipe | AbdomenRecipe = Field(
+        default_factory=lambda: make_recipe("ms-3t"), description="what is different from the preset", discriminator="body"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """The whole recipe from the preset's name and what is different."""
+        if not isinstance(given, dict) or not isinstance(given.get("recipe", {}), dict):
+            return given
+        return {**given, "recipe": make_recipe(str(given.get("preset", "ms-3t")), given.get("recipe"))}
 
 
 class CohortChoice(Settings):
@@ -38,8 +49,8 @@ class CohortChoice(Settings):
     bids: str | None = Field(None, description="BIDS folder")
     table: str | None = Field(None, description="cohort table (.tsv with its .json beside it)")
     simulate: SimulatedCohort | None = None
-    mask: str = Field("lesion", description="with bids: name of the lesion masks in derivatives (desc- or label-)")
-    labels: dict[str, int] | None = Field(None, description="with bids: class → value in the masks; null: {<mask>: 1}")
+    mask: str = Field("lesion", description="name of the label masks in derivatives (desc- or label-)")
+    labels: dict[str, int] | None = Field(None, description="class → value in the masks; null: what a table of the dataset says, or {<mask>: 1}")
 
     @model_validator(mode="after")
     def _one(self) -> CohortChoice:
@@ -212,6 +223,18 @@ def write_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def nested(changes: Sequence[str]) -> dict[str, Any]:
+    """Changes like "training.steps=50" as nested keys and values.
+
+    Raises:
+        SettingsError: one is not key=value.
+    """
+    content: dict[str, Any] = {}
+    for change in changes:
+        _change(content, change)
+    return content
+
+
 def _change(content: dict[str, Any], change: str) -> None:
     keys, equals, value = change.partition("=")
     if not equals:
@@ -219,7 +242,9 @@ def _change(content: dict[str, Any], change: str) -> None:
     *parents, last = keys.split(".")
     place = content
     for key in parents:
-        place = place.setdefault(key, {})
+        if place.get(key) is None:
+            place[key] = {}
+        place = place[key]
         if not isinstance(place, dict):
             raise SettingsError(f"'{change}': {key} is a value, it has no keys below it")
     try:

@@ -41,7 +41,7 @@ from oligovox.prepare.pipeline import check as check_cohort
 from oligovox.prepare.pipeline import prepare as prepare_cohort
 from oligovox.prepare.store import Store
 from oligovox.report.page import write_report
-from oligovox.simulate.write import simulate_ms
+from oligovox.simulate.write import simulate_cohort
 
 
 def run(recipe: Path | str, out: Path | str, changes: Sequence[str] = (), *, show: Show = quiet) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     for name, choice in recipe.cohorts.items():
         if simulated := choice.simulate:
             folder = out / "cohorts" / name
-            simulate_ms(
-                folder, simulated.ms, subjects=simulated.subjects, seed=simulated.seed, workers=recipe.workers,
+            simulate_cohort(
+                folder, simulated.recipe, subjects=simulated.subjects, seed=simulated.seed, workers=recipe.workers,
                 progress=show(f"simulate {name}"),
             )  # fmt: skip
-            given[name] = read_bids(folder)
+            given[name] = read_bids(folder, mask=choice.mask, labels=choice.labels)
     cohort = _together(recipe, given)
     cohort.save(out / "cohort.tsv")
     split.save(out / "split.json")

@@ -22,7 +22,7 @@ from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
 from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError, nearest
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, changed
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, changed, nested
 from oligovox.experiment.scoring import score_pairs
 from oligovox.experiment.training import Job, model_folder, start_network, train
 from oligovox.files import check_writable
@@ -33,8 +33,8 @@ from oligovox.prepare.store import Plan, Store, StoredCase
 from oligovox.report.page import load_report, write_index, write_report
 from oligovox.sample.patches import Stream
 from oligovox.settings import parse
-from oligovox.simulate.ms import MSRecipe
-from oligovox.simulate.write import simulate_ms
+from oligovox.simulate.recipe import make_recipe
+from oligovox.simulate.write import simulate_cohort
 
 Show = Callable[[str], Callable[[int, int, str], None]]
 """Title → a progress callback (done, total, name of the case)."""
@@ -48,10 +48,9 @@ def quiet(title: str) -> Callable[[int, int, str], None]:
 def simulate(
     out: Path | str,
     *,
-    kind: str = "ms",
+    preset: str = "ms-3t",
     subjects: int = 40,
     seed: int = 0,
-    field: str = "3T",
     labelled: int | None = None,
     workers: int = 2,
     changes: Sequence[str] = (),
@@ -61,30 +60,25 @@ def simulate(
 
     Args:
         out: folder to write.
-        kind: which cohort; 'ms'.
+        preset: which cohort; one of `simulate.recipe.presets()`.
         subjects: how many.
         seed: of the cohort; subject k is the same whatever the number of subjects.
-        field: field strength; '3T'.
-        labelled: write lesion masks for the first so many only; None: for all.
+        labelled: write labels and truth tables for the first so many only; None: for all.
         workers: processes.
-        changes: settings of `simulate.ms.MSRecipe` as key=value.
+        changes: settings of `simulate.recipe` that differ from the preset, as key=value.
         show: progress.
 
     Raises:
-        SettingsError: unknown kind, field or setting.
+        SettingsError: unknown preset or setting.
         OutputError: the folder cannot be written.
     """
     out = Path(out)
-    if kind != "ms":
-        raise SettingsError(f"unknown cohort '{kind}'; {nearest(kind, ['ms'])}")
-    if field != "3T":
-        raise SettingsError(f"unknown field strength '{field}'; known are: 3T")
-    recipe = changed(MSRecipe, changes, "simulate ms")
+    recipe = make_recipe(preset, nested(changes))
     check_writable(out)
-    simulate_ms(
-        out, recipe, subjects=subjects, seed=seed, labelled=labelled, workers=workers, progress=show("simulate")
+    simulate_cohort(
+        out, recipe, subjects=subjects, seed=seed, labelled=labelled, workers=workers, progress=show(f"simulate {preset}")
     )
-    return {"cohort": str(out), "subjects": subjects, "seed": seed}
+    return {"cohort": str(out), "preset": preset, "subjects": subjects, "seed": seed}
 
 
 def prepare(

@@ -23,24 +23,24 @@ from matplotlib.ticker import NullFormatter
 from oligovox.report.content import METRICS, Arm, Comparison, Report, SizeBin, Stage
 from oligovox.report.text import Html, escape, interval, number, visible
 
-_INK, _SOFT, _RULE = "#010101", "#020202", "#030303"
-_ARMS = ("#040400", "#040401", "#040402", "#040403")
-MOST_ARMS = len(_ARMS)
+INK, SOFT, RULE = "#010101", "#020202", "#030303"
+ARMS = ("#040400", "#040401", "#040402", "#040403")
+MOST_ARMS = len(ARMS)
 """A figure shows at most so many arms; there is a colour for each."""
 _MARKERS = ("o", "s", "^", "D")
-_THEME = {_INK: "--ink", _SOFT: "--soft", _RULE: "--rule"} | {c: f"--arm-{i}" for i, c in enumerate(_ARMS)}
+_THEME = {INK: "--ink", SOFT: "--soft", RULE: "--rule"} | {c: f"--arm-{i}" for i, c in enumerate(ARMS)}
 """Stand-in colours, replaced by variables of the style sheet in the finished SVG."""
 
 _STYLE: dict[Any, Any] = {
-    "axes.edgecolor": _RULE,
+    "axes.edgecolor": RULE,
     "axes.grid": True,
     "axes.grid.axis": "x",
     "axes.axisbelow": True,
-    "axes.labelcolor": _SOFT,
+    "axes.labelcolor": SOFT,
     "axes.labelsize": 9,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": _INK,
+    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlepad": 9,
     "axes.titlesize": 9.5,
@@ -50,18 +50,18 @@ _STYLE: dict[Any, Any] = {
     "figure.dpi": 72,
     "font.family": "DejaVu Sans",
     "font.size": 9,
-    "grid.color": _RULE,
+    "grid.color": RULE,
     "grid.linewidth": 0.6,
     "legend.fontsize": 9,
     "legend.frameon": False,
-    "legend.labelcolor": _INK,
+    "legend.labelcolor": INK,
     "svg.fonttype": "none",
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": _RULE,
-    "xtick.labelcolor": _SOFT,
-    "ytick.color": _RULE,
-    "ytick.labelcolor": _SOFT,
+    "xtick.color": RULE,
+    "xtick.labelcolor": SOFT,
+    "ytick.color": RULE,
+    "ytick.labelcolor": SOFT,
 }
 _WIDTH = 9.0  # inches at 72 dpi
 _POINTS = 400  # a curve is thinned to about this many points
@@ -74,28 +74,28 @@ def scores_by_case(report: Report) -> Html:
     scores = {arm.name: {row.case: row.dice for row in arm.cases if row.dice is not None} for arm in arms}
     cases = sorted({case for by_case in scores.values() for case in by_case}, key=lambda c: _rank(c, arms, scores))
     comparison = report.compared("dice")
-    with _drawing(0.9 + max(4, len(cases) + 2) * min(0.3, 9 / max(1, len(cases)))) as figure:
+    with drawing(0.9 + max(4, len(cases) + 2) * min(0.3, 9 / max(1, len(cases)))) as figure:
         left, right = (
             figure.subplots(1, 2, width_ratios=(1.35, 1), sharey=True) if comparison else (figure.subplots(), None)
         )
         for place, arm in reversed(list(enumerate(arms))):
             rows = [row for row, case in enumerate(cases) if case in scores[arm.name]]
             values = [scores[arm.name][cases[row]] for row in rows]
-            face = _ARMS[place] if place == 0 else "none"
+            face = ARMS[place] if place == 0 else "none"
             left.plot(
-                values, rows, _MARKERS[place], color=_ARMS[place], mfc=face, ms=6.5, mew=1.6, label=visible(arm.name)
+                values, rows, _MARKERS[place], color=ARMS[place], mfc=face, ms=6.5, mew=1.6, label=visible(arm.name)
             )
             _mean(left, arm.means.get("dice"), len(cases) + 0.6 + 0.35 * place, place)
         for row, case in enumerate(cases if len(arms) > 1 else ()):
             values = [scores[arm.name][case] for arm in arms if case in scores[arm.name]]
-            left.plot([min(values), max(values)], [row, row], color=_RULE, lw=2, zorder=1)
+            left.plot([min(values), max(values)], [row, row], color=RULE, lw=2, zorder=1)
         _rows(left, cases)
         left.set(title="Dice of each test case", xlim=(-0.02, 1.02), ylim=(len(cases) + 1.4, -0.7))
         if len(arms) > 1:
             figure.legend(*_in_order(left), loc="outside upper left", ncols=4, handletextpad=0.2, borderpad=0)
         if right is not None and comparison is not None:
             _differences(right, cases, scores, comparison)
-        return _svg(figure, _scores_in_words(report))
+        return svg(figure, _scores_in_words(report))
 
 
 def learning_curves(stages: Sequence[Stage], arms: Sequence[str] = ()) -> Html:
@@ -106,16 +106,16 @@ def learning_curves(stages: Sequence[Stage], arms: Sequence[str] = ()) -> Html:
         arms: names of the arms in the order of their colours.
     """
     validated = any(stage.validation for stage in stages)
-    with _drawing(2.7 + 0.22 * (len(stages) > 1)) as figure:
+    with drawing(2.7 + 0.22 * (len(stages) > 1)) as figure:
         left, right = figure.subplots(1, 2) if validated else (figure.subplots(), None)
         for number, stage in enumerate(stages):
             place = (arms.index(stage.arm) if stage.arm in arms else number) % MOST_ARMS
             steps, losses = _curve(stage.losses)
-            left.plot(*_thin(steps, losses), color=_ARMS[place], lw=0.7, alpha=0.3)
-            left.plot(*_thin(steps, _smooth(losses)), color=_ARMS[place], lw=1.8, label=visible(stage.name))
+            left.plot(*_thin(steps, losses), color=ARMS[place], lw=0.7, alpha=0.3)
+            left.plot(*_thin(steps, _smooth(losses)), color=ARMS[place], lw=1.8, label=visible(stage.name))
             if right is not None:
                 style = {"ls": "--" if place else "-", "marker": _MARKERS[place], "mfc": "none" if place else None}
-                right.plot(*_curve(stage.validation), color=_ARMS[place], ms=5, lw=1.4, **style)
+                right.plot(*_curve(stage.validation), color=ARMS[place], ms=5, lw=1.4, **style)
         drawn = np.concatenate([_curve(stage.losses)[1] for stage in stages])
         if drawn.size and drawn.min() > 0 and drawn.max() / drawn.min() > 30:
             left.set_yscale("log")
@@ -128,34 +128,34 @@ def learning_curves(stages: Sequence[Stage], arms: Sequence[str] = ()) -> Html:
             right.grid(axis="y")
         if len(stages) > 1:
             figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, borderpad=0)
-        return _svg(figure, " ".join(_curve_in_words(stage) for stage in stages))
+        return svg(figure, " ".join(_curve_in_words(stage) for stage in stages))
 
 
 def lesions_found(bins: Sequence[SizeBin], arms: Sequence[Arm]) -> Html:
     """Share of lesions that each arm found, by lesion size; empty bins are named but have no bar."""
     arms = arms[:MOST_ARMS]
     step = 0.8 / max(1, len(arms))
-    with _drawing(0.8 + len(bins) * (0.26 + 0.2 * len(arms))) as figure:
+    with drawing(0.8 + len(bins) * (0.26 + 0.2 * len(arms))) as figure:
         axes = figure.subplots()
         for row, size in enumerate(bins):
             for place, arm in enumerate(arms):
                 height = row + (place - (len(arms) - 1) / 2) * step
                 share = size.found.get(arm.name, 0) / size.count if size.count else 0.0
-                face = _ARMS[place] if place == 0 else "none"
-                axes.barh(height, share, 0.7 * step, color=face, edgecolor=_ARMS[place], lw=1.4)
+                face = ARMS[place] if place == 0 else "none"
+                axes.barh(height, share, 0.7 * step, color=face, edgecolor=ARMS[place], lw=1.4)
                 words = f"{size.found.get(arm.name, 0)} of {size.count}" if size.count else "no lesion of this size"
                 if size.count or place == 0:
-                    axes.text(share + 0.012, height, words, va="center", color=_SOFT)
+                    axes.text(share + 0.012, height, words, va="center", color=SOFT)
         axes.set_yticks(range(len(bins)), [bin_title(size) for size in bins])
         axes.set_xticks(np.linspace(0, 1, 6), [f"{percent} %" for percent in range(0, 101, 20)])
         axes.tick_params(length=0)
         axes.set(title="Share of lesions found", xlim=(0, 1.12), ylim=(len(bins) - 0.5, -0.5))
         if len(arms) > 1:
             keys = [
-                Patch(fc="none" if i else _ARMS[i], ec=_ARMS[i], label=visible(arm.name)) for i, arm in enumerate(arms)
+                Patch(fc="none" if i else ARMS[i], ec=ARMS[i], label=visible(arm.name)) for i, arm in enumerate(arms)
             ]
             figure.legend(handles=keys, loc="outside upper left", ncols=4, borderpad=0)
-        return _svg(figure, _bins_in_words(bins, arms))
+        return svg(figure, _bins_in_words(bins, arms))
 
 
 def bin_title(size: SizeBin) -> str:
@@ -167,14 +167,14 @@ def bin_title(size: SizeBin) -> str:
 
 
 @contextmanager
-def _drawing(height: float) -> Iterator[Figure]:
+def drawing(height: float) -> Iterator[Figure]:
     """A figure of `height` inches in the style of the page."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name in letters that the measuring font lacks
         yield Figure(figsize=(_WIDTH, height), layout="constrained")
 
 
-def _svg(figure: Figure, alt: str) -> Html:
+def svg(figure: Figure, alt: str) -> Html:
     """The figure as an inline SVG element: no XML head, no metadata, no address, no fixed colour or font."""
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": alt}):  # names inside the SVG are unique on a page, and always the same
@@ -201,10 +201,10 @@ def _rank(case: str, arms: Sequence[Arm], scores: dict[str, dict[str, float]]) -
 def _rows(axes: Axes, cases: Sequence[str]) -> None:
     names = [_short(case) for case in cases] if len(cases) <= _MOST_ROWS else [""] * len(cases)
     axes.set_yticks([*range(len(cases)), len(cases) + 0.75], [*names, "mean"])
-    axes.get_yticklabels()[-1].set(weight="bold", color=_INK)
+    axes.get_yticklabels()[-1].set(weight="bold", color=INK)
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
-    axes.axhline(len(cases) - 0.15, color=_RULE, lw=1)
+    axes.axhline(len(cases) - 0.15, color=RULE, lw=1)
 
 
 def _mean(axes: Axes, mean: object, row: float, place: int) -> None:
@@ -212,25 +212,25 @@ def _mean(axes: Axes, mean: object, row: float, place: int) -> None:
     if middle is None:
         return
     if low is not None and high is not None:
-        axes.plot([low, high], [row, row], color=_ARMS[place], lw=2.4, solid_capstyle="butt")
-    axes.plot(middle, row, "|", color=_ARMS[place], ms=11, mew=2.4)
+        axes.plot([low, high], [row, row], color=ARMS[place], lw=2.4, solid_capstyle="butt")
+    axes.plot(middle, row, "|", color=ARMS[place], ms=11, mew=2.4)
 
 
 def _differences(axes: Axes, cases: Sequence[str], scores: dict[str, dict[str, float]], comparison: Comparison) -> None:
     ours, theirs = scores[comparison.arm], scores[comparison.against]
     paired = [(row, ours[case] - theirs[case]) for row, case in enumerate(cases) if case in ours and case in theirs]
     for row, difference in paired:
-        axes.plot([0, difference], [row, row], color=_RULE, lw=2, zorder=1)
-        axes.plot(difference, row, _MARKERS[0], color=_ARMS[0], ms=6.5)
+        axes.plot([0, difference], [row, row], color=RULE, lw=2, zorder=1)
+        axes.plot(difference, row, _MARKERS[0], color=ARMS[0], ms=6.5)
     _mean(axes, comparison, len(cases) + 0.75, 0)
-    axes.axvline(0, color=_SOFT, lw=1)
+    axes.axvline(0, color=SOFT, lw=1)
     reach = [abs(d) for _, d in paired] + [abs(v) for v in (comparison.low, comparison.high) if v is not None]
     widest = 1.25 * max([*reach, 0.02])
     numbers = interval(comparison.mean, comparison.low, comparison.high, METRICS["dice"].digits, sign=True)
     axes.set(title="Difference (right is better)", xlim=(-widest, widest), xlabel=f"mean {numbers}")
     axes.tick_params(length=0, labelleft=False)
     axes.spines["left"].set_visible(False)
-    axes.axhline(len(cases) - 0.15, color=_RULE, lw=1)
+    axes.axhline(len(cases) - 0.15, color=RULE, lw=1)
 
 
 def _in_order(axes: Axes) -> tuple[list[Any], list[str]]:

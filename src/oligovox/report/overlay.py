@@ -309,10 +309,10 @@ def _pixels(panel: _Panel) -> tuple[bytes, float, float]:
     grey = np.pad(grey, [(0, -size % block) for size in grey.shape])
     rows, columns = grey.shape
     small = grey.reshape(rows // block, block, columns // block, block).mean(axis=(1, 3)).round().astype(np.uint8)
-    return _png(small), columns * panel.step[0], rows * panel.step[1]
+    return grey_png(small), columns * panel.step[0], rows * panel.step[1]
 
 
-def _png(grey: np.ndarray) -> bytes:
+def grey_png(grey: np.ndarray) -> bytes:
     """An 8-bit grey PNG file (rows filtered by 'up')."""
     rows, columns = grey.shape
     lines = np.diff(grey, axis=0, prepend=np.zeros((1, columns), np.uint8))

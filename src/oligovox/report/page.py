@@ -78,9 +78,9 @@ def write_index(reports: Sequence[Report], folder: Path, links: Sequence[str] = 
     note = "Runs on different test subjects cannot be compared with each other by this table. 95 % intervals."
     parts = [f"<h1>{count(len(reports), 'run')}</h1>"]
     if any(report.simulated for report in reports):
-        parts.append(_banner("Some numbers are about simulated subjects (marked in the table)."))
+        parts.append(banner("Some numbers are about simulated subjects (marked in the table)."))
     parts.append(tables.table(head, lines, "Runs", note, words=[1, 5, 7]))
-    return _write(folder / "index.html", _document("Runs", parts))
+    return _write(folder / "index.html", document("Runs", parts))
 
 
 def render(report: Report, root: Path = Path()) -> str:
@@ -103,7 +103,7 @@ def render(report: Report, root: Path = Path()) -> str:
     parts = [*_first_screen(report), f'<nav aria-label="Sections"><ul>{links}</ul></nav>']
     for key, (title, body) in filled.items():
         parts += [f'<section id="{key}"><h2>{title}</h2>', *body, "</section>"]
-    return _document(report.title, parts)
+    return document(report.title, parts)
 
 
 def _first_screen(report: Report) -> list[str]:
@@ -112,14 +112,14 @@ def _first_screen(report: Report) -> list[str]:
         f'<p class="over">oligovox report · {escape(report.created.replace("T", " "))}</p><h1>{escape(report.title)}</h1>'
     ]
     if report.simulated:
-        parts.insert(0, _banner("Numbers on simulated subjects. They say nothing about patients."))
+        parts.insert(0, banner("Numbers on simulated subjects. They say nothing about patients."))
     parts += [_sentence(found), _tiles(report)]
     if report.scored and any(row.dice is not None for arm in report.arms for row in arm.cases):
         caption = "Each row is one test case; filled circles: " + (report.main or report.ordered[0].name) + "."
         if report.compared("dice"):
             caption += " On the right the difference between the two arms; the bar is the 95 % interval of its mean."
         caption += _left_out(report)
-        parts.append(_figure(figures.scores_by_case(report), caption))
+        parts.append(figure(figures.scores_by_case(report), caption))
     return parts
 
 
@@ -182,7 +182,7 @@ def _lesions(report: Report) -> list[str]:
     caption = "Lesions of all test cases together, by the volume of the lesion in the reference mask." + _left_out(
         report
     )
-    plot = _figure(figures.lesions_found(report.bins, report.ordered), caption)
+    plot = figure(figures.lesions_found(report.bins, report.ordered), caption)
     return [plot, tables.bins(report.bins, report.ordered)]
 
 
@@ -225,7 +225,7 @@ def _training(report: Report) -> list[str]:
         parts.append(f"<h3>{escape(phase)}</h3>")
         if any(stage.losses for stage in stages):
             caption = "Pale: loss as logged; strong: running mean over about a twentieth of the curve."
-            parts.append(_figure(figures.learning_curves(stages, [arm.name for arm in report.ordered]), caption))
+            parts.append(figure(figures.learning_curves(stages, [arm.name for arm in report.ordered]), caption))
         for stage in stages:
             if stage.settings:
                 parts.append(f'<p class="note">Settings of {escape(stage.name)}</p>{tables.facts(stage.settings)}')
@@ -291,11 +291,13 @@ def _left_out(report: Report) -> str:
     return f" Only the first {figures.MOST_ARMS} arms are drawn; the tables have them all." if more else ""
 
 
-def _banner(text: str) -> str:
+def banner(text: str) -> str:
+    """A warning on top of a page."""
     return f'<p class="banner" role="note">{escape(text)}</p>'
 
 
-def _figure(svg: Html, caption: str) -> str:
+def figure(svg: Html, caption: str) -> str:
+    """A picture with the words below it."""
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -303,7 +305,8 @@ def _items(texts: Iterable[str]) -> str:
     return "".join(f"<li>{escape(text)}</li>" for text in texts)
 
 
-def _document(title: str, parts: Iterable[str]) -> str:
+def document(title: str, parts: Iterable[str]) -> str:
+    """A whole page: one HTML file without scripts or outside resources."""
     style = package_files("oligovox.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

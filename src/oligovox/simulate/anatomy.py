@@ -1,63 +1,46 @@
-"""A person's brain: fractions of grey matter, white matter and CSF in each voxel, and where the ventricles and the cortex are.
+"""A person's brain: fractions of grey matter, white matter and CSF in each voxel, its nuclei and its veins.
 
-Source of the maps: the symmetric ICBM152 2009a average that nilearn ships (Fonov et al. 2011, NeuroImage 54:313; Fonov et al. 2009;
-Collins et al. 1999). They are read where nilearn keeps them, nothing is copied here. nilearn gives their licence as "unknown" (its
-datasets/description/icbm152_2009.rst); to our knowledge the McConnell Brain Imaging Centre, Montreal Neurological Institute, who made
-them, permits use, copying, modification and distribution without fee where its copyright notice appears: read the notice at its
-source before you pass on data simulated from them.
+The average brain is deformed, then each person draws anew where grey matter ends and white matter and CSF begin. The cortex is as thick as
+the person's is: what lies deeper between two gyri is a sulcus, so that a thinner cortex makes wider sulci.
 
 There is a brain in a thin envelope of CSF and nothing else: no skull, no scalp, no eyes, as after perfect skull stripping.
-An average of 152 people is blurred and shows narrow sulci; the maps are sharpened and each person's CSF is weighted up at random.
+
+With age and with `atrophy` ventricles and sulci widen and the cortex thins. Chosen by what healthy adults have: ventricles of 16 mL in the
+twenties and 25 mL in the forties (Neurosci Lett 2006, 395:155); lateral ventricles 23 ± 12 mL, brain 1100 ± 113 mL in a skull of 1443 mL,
+at 48 ± 17 years (PMC10511609, Table 1). The numbers were read in abstract and table, not in the whole papers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from oligovox.errors import ImageError, SettingsError
+from oligovox.simulate.deformation import deformation
 from oligovox.simulate.fields import Volume, smooth_field, smoothstep
+from oligovox.simulate.scene import Part, Parts, paint
+from oligovox.simulate.template import Template, template
+from oligovox.simulate.tissues import TissueName
+from oligovox.simulate.veins import Vein, draw_veins, rasterise
 
-_SHARPEN = 2.5  # power put on the probabilities of the average
-_ENVELOPE = 1.5  # CSF around the brain, mm
-_MARGIN = 8.0  # empty space around the template, mm
-_SCALES = ((60.0, 2.2), (24.0, 0.9), (11.0, 0.3))  # displacement: lattice mm, standard deviation mm
-_SHRINK = 1.11  # mean linear scale, template / person: the template is larger than people are
-_STRETCH, _SHEAR = 0.04, 0.03  # standard deviations of the affine part
-_LEAST_JACOBIAN = 0.25  # smallest local change of volume allowed
+__all__ = ["Anatomy", "Template", "Vein", "draw_anatomy", "template"]
+
 _OUTSIDE = 60.0  # a distance where there is no brain, mm
-
-
-@dataclass(frozen=True)
-class Template:
-    """The average brain on the simulation grid; all maps (x, y, z), float32.
-
-    Attributes:
-        gm, wm, csf: fractions, 0 to 1; their sum is 1 in the brain and falls to 0 over its envelope.
-        to_ventricle: distance to the lateral ventricles, mm.
-        to_cortex: distance to cortical grey matter, mm.
-        deep: the region of the basal ganglia and the thalamus, 0 or 1.
-        push: (3, x, y, z), in mm; direction and strength with which larger ventricles move what is around them.
-        affine: voxel → RAS mm.
-        spacing: voxel size, mm.
-    """
-
-    gm: Volume
-    wm: Volume
-    csf: Volume
-    to_ventricle: Volume
-    to_cortex: Volume
-    deep: Volume
-    push: Volume
-    affine: NDArray[np.float64]
-    spacing: float
+_SHARP = 4.0  # log odds per half contrast at 1 mm; a border is then about a voxel wide
+_FOLDS = (
+    0.45,
+    5.0,
+)  # how much and over how many mm the borders of white matter differ from the average, in half contrasts
+_THICKNESS = (2.9, 0.15)  # of the cortex at 40 years: mean and standard deviation, mm
+_THINNING = (0.006, 0.4)  # mm per year, mm at atrophy 1
+_DEEPER = 0.9  # how much more likely CSF is per mm deeper than the cortex is thick, in half contrasts
+_WIDENING = (-3.8, 2.5)  # push on the ventricles at 20 years: mean and standard deviation, mm
+_WIDER = (14.0, 5.5)  # more of it at 80 years; at atrophy 1, mm
+_SULCI = (0.10, 0.12)  # how much more fluid there is at 80 years; at atrophy 1, in half contrasts
 
 
 @dataclass(frozen=True)
@@ -67,7 +50,13 @@ class Anatomy:
     Attributes:
         gm, wm, csf: fractions, 0 to 1; their sum is 1 in the brain and 0 outside.
         brain: what skull stripping left: brain and an uneven layer of CSF.
-        to_ventricle, to_cortex, deep: carried over from the template.
+        to_ventricle: distance to the lateral ventricles, mm.
+        to_cortex: distance to cortical grey matter, not to the nuclei, mm.
+        deep: the region of the basal ganglia and the thalamus, 0 or 1 (soft at its border).
+        below: 1 below the tentorium (brain stem and cerebellum), 0 above.
+        nuclei: deep nucleus → fraction of each voxel; they are part of `gm`.
+        vessels: fraction of each voxel that is venous blood.
+        veins: the same veins as lines.
         affine: voxel → RAS mm.
         spacing: voxel size, mm.
     """
@@ -79,206 +68,151 @@ class Anatomy:
     to_ventricle: Volume
     to_cortex: Volume
     deep: Volume
+    below: Volume
+    nuclei: Mapping[TissueName, Volume]
+    vessels: Volume
+    veins: tuple[Vein, ...]
     affine: NDArray[np.float64]
     spacing: float
 
+    def parts(self) -> Parts:
+        """The brain as parts to paint on: white matter, grey matter without its nuclei, CSF, nuclei, venous blood."""
+        cortex = self.gm - np.sum(list(self.nuclei.values()), axis=0, dtype=np.float32) if self.nuclei else self.gm
+        plain = (Part("white_matter", self.wm), Part("grey_matter", np.maximum(cortex, 0)), Part("csf", self.csf))
+        nuclei = tuple(Part(name, fraction) for name, fraction in self.nuclei.items())
+        return paint((*plain, *nuclei), Part("venous_blood", self.vessels))
 
-@cache
-def template(spacing: float) -> Template:
-    """The average brain at an isotropic spacing in mm; made once per process and spacing.
+    def displaced(self, where: Volume) -> Anatomy:
+        """The brain moved: each voxel takes what was at `where` (3, x, y, z), in voxels; vessels move with it, `veins` are dropped."""
+        maps = ("gm", "wm", "csf", "deep", "below", "vessels", "to_ventricle", "to_cortex")
+        moved: dict[str, Any] = {f: _pull(getattr(self, f), where) for f in maps}
+        nuclei = {name: _pull(fraction, where) for name, fraction in self.nuclei.items()}
+        brain = _pull(self.brain.astype(np.float32), where) > 0.5
+        return replace(self, **moved, nuclei=nuclei, brain=brain, veins=())
 
-    Raises:
-        SettingsError: nilearn is not installed.
-        ImageError: its maps are missing or unreadable.
+
+def draw_anatomy(rng: np.random.Generator, average: Template, *, age: float = 40.0, atrophy: float = 0.0) -> Anatomy:
+    """A new person: the average deformed, its borders drawn anew, its nuclei and veins.
+
+    Args:
+        rng: the only source of chance.
+        average: the average brain, with the margin the maps are to have.
+        age: years; 20 to 85.
+        atrophy: loss of tissue beyond that of age, 0 (none) to 1 (severe).
     """
-    gm, wm, t1 = (_read(name) for name in ("gm", "wm", "t1"))
-    hull = ndimage.binary_fill_holes(t1 > 0)
-    csf = np.where(hull, np.clip(1 - gm - wm, 0, 1), 0)
-    maps = [fraction**_SHARPEN for fraction in (gm, wm, csf)]
-    total = np.maximum(sum(maps), 1e-6)
-    box = _box(hull, round(_MARGIN))
-    coarse = [_resample((m / total)[box] * hull[box], spacing) for m in maps]
-    cover = _resample(_envelope(hull[box]), spacing)
-    gm, wm = coarse[0], coarse[1]
-    csf = np.clip(cover - gm - wm, 0, 1)
-    corner = np.array([axis.start for axis in box]) + _ORIGIN + (spacing - 1) / 2
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = corner
-    ventricles = _lateral_ventricles(csf, cover, affine)
-    gm, wm, csf = _without_false_rim(gm, wm, csf, ventricles, spacing)
-    deep = _deep(gm.shape, affine)
-    return Template(
-        gm=gm,
-        wm=wm,
-        csf=csf,
-        to_ventricle=_distance(ventricles, spacing),
-        to_cortex=_distance((gm > 0.5) & (deep == 0), spacing),
-        deep=deep,
-        push=_push(ventricles, spacing),
-        affine=affine,
-        spacing=spacing,
-    )
-
-
-def draw_anatomy(rng: np.random.Generator, average: Template) -> Anatomy:
-    """A new person: the average deformed, its ventricles and sulci made wider or narrower."""
-    where = deformation(rng, average)
-    atrophy = rng.uniform(0.3, 2.2)
-    cover = _pull(average.gm + average.wm + average.csf, where, None)
-    uneven = 0.85 + 0.3 * smooth_field(rng, cover.shape, average.spacing, 7.0)  # how much CSF skull stripping left
+    shape, spacing = average.white.shape, average.spacing
+    elder = (np.clip(age, 20, 85) - 20) / 60
+    widening = rng.normal(*_WIDENING) + _WIDER[0] * elder + _WIDER[1] * atrophy
+    shaped = deformation(rng, shape, spacing, average.push, widening)
+    cover = _pull(average.cover, shaped.where)
+    uneven = 0.9 + 0.25 * smooth_field(rng, shape, spacing, 7.0)  # how much CSF skull stripping left
     brain = cover > uneven.clip(0.3, 0.99)
     inside = np.nonzero(brain)
-    near = _pull(average.to_ventricle, where, inside, _OUTSIDE)
-    gm, wm = (_pull(m, where, inside) for m in (average.gm, average.wm))
-    csf = np.clip(cover - gm - wm, 0, None)
-    shape, spacing = cover.shape, average.spacing
-    folds = [smooth_field(rng, shape, spacing, scale) for scale in (5.0, 5.0)]
-    gain = np.exp(atrophy * smoothstep(near, 2.0, 6.0) + 0.45 * folds[0])  # sulci, not the ventricles' border
-    csf *= gain
-    gm *= np.exp(0.35 * folds[1])
-    total = np.maximum(gm + wm + csf, 1e-6)
-    gm, wm, csf = (np.where(brain, m / total, 0).astype(np.float32) for m in (gm, wm, csf))
-    return Anatomy(
-        gm=gm,
-        wm=wm,
-        csf=csf,
+    at = np.stack([component[inside] for component in shaped.where])
+    gm, wm, csf = _tissues(rng, average, at, inside, shaped.scale, age=age, atrophy=atrophy)
+    nuclei = _nuclei(average, at)
+    room = np.clip(1 - np.sum(list(nuclei.values()), axis=0, dtype=np.float32), 0, 1)
+    near = {f: shaped.scale * _read(getattr(average, f), at) for f in ("to_ventricle", "to_cortex")}
+
+    def fill(values: Volume, outside: float = 0.0) -> Volume:
+        volume = np.full(shape, outside, dtype=np.float32)
+        volume[inside] = values
+        return volume
+
+    white, fluid = fill(wm * room), fill(csf * room)
+    to_ventricle = fill(near["to_ventricle"], _OUTSIDE)
+    veins = draw_veins(rng, white, fluid, to_ventricle, cover, spacing, lambda mm: shaped.carry(average.voxel(mm)))
+    person = Anatomy(
+        gm=fill(gm * room + (1 - room)),
+        wm=white,
+        csf=fluid,
         brain=brain,
-        to_ventricle=near,
-        to_cortex=_pull(average.to_cortex, where, inside, _OUTSIDE),
-        deep=_pull(average.deep, where, inside),
+        to_ventricle=to_ventricle,
+        to_cortex=fill(near["to_cortex"], _OUTSIDE),
+        deep=fill(_read(average.deep, at)),
+        below=fill(_read(average.below, at)),
+        nuclei={name: fill(values) for name, values in nuclei.items()},
+        vessels=rasterise(veins, shape, spacing) * brain,
+        veins=veins,
         affine=average.affine,
         spacing=spacing,
     )
+    return _padded(person, average.pad) if any(map(any, average.pad)) else person
 
 
-def deformation(rng: np.random.Generator, average: Template) -> Volume:
-    """Where in the template each voxel of the new brain comes from.
-
-    Affine scale and shear about the middle, smooth displacement on three scales, and larger ventricles; the smooth part is
-    shrunk until the Jacobian determinant is above 0.25 everywhere, so that the map folds nowhere and can be inverted.
-
-    Returns:
-        (3, x, y, z) template voxel coordinates.
-    """
-    shape, spacing = average.gm.shape, average.spacing
-    matrix = _SHRINK * np.eye(3) + np.diag(rng.normal(0, _STRETCH, 3).clip(-2 * _STRETCH, 2 * _STRETCH))
-    matrix += np.triu(rng.normal(0, _SHEAR, (3, 3)), 1)
-    smooth = average.push * np.float32(rng.uniform(-0.5, 5.0))
-    for scale, amplitude in _SCALES:
-        for axis in range(3):
-            smooth[axis] += np.float32(amplitude) * smooth_field(rng, shape, spacing, scale)
-    smooth /= spacing
-    middle = (np.array(shape) - 1) / 2
-    straight = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"))
-    straight = np.tensordot(matrix.astype(np.float32), straight - middle[:, None, None, None].astype(np.float32), 1)
-    straight += middle[:, None, None, None].astype(np.float32)
-    while jacobian(straight + smooth).min() < _LEAST_JACOBIAN:
-        smooth *= np.float32(0.8)
-    return np.asarray(straight + smooth)
-
-
-def jacobian(where: Volume) -> Volume:
-    """Determinant of the derivative of a coordinate map (3, x, y, z) by central differences: (x, y, z)."""
-    d = [np.gradient(component) for component in where]
-    return np.asarray(
-        d[0][0] * (d[1][1] * d[2][2] - d[1][2] * d[2][1])
-        - d[0][1] * (d[1][0] * d[2][2] - d[1][2] * d[2][0])
-        + d[0][2] * (d[1][0] * d[2][1] - d[1][1] * d[2][0])
-    )
-
-
-_ORIGIN = np.array([-98.0, -134.0, -72.0])  # RAS mm of the first voxel of nilearn's maps, 1 mm grid
-
-
-def _read(name: str) -> Volume:
-    spec = find_spec("nilearn")  # finds the folder without importing nilearn, which takes seconds
-    if spec is None or spec.origin is None:
-        raise SettingsError("simulating needs the brain maps that come with nilearn; install nilearn")
-    path = Path(spec.origin).parent / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    try:
-        return np.asarray(nib.load(path).dataobj, dtype=np.float32) / np.float32(255)
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
-        raise ImageError(path, f"cannot be read ({error})", "install nilearn again, version 0.12 or newer") from error
-
-
-def _box(mask: NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
-    found = ndimage.find_objects(mask.astype(np.int8))[0]
-    return tuple(
-        slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(found, mask.shape, strict=True)
-    )
-
-
-def _resample(volume: Volume, spacing: float) -> Volume:
-    """From 1 mm to `spacing`, each voxel the mean of what it covers (box, then linear); first voxel corners coincide."""
-    if spacing == 1:
-        return volume.astype(np.float32)
-    for axis, count in enumerate(volume.shape):
-        edges = np.arange(int(count / spacing) + 1) * spacing
-        total = np.concatenate([np.zeros_like(volume.take([0], axis)), np.cumsum(volume, axis, dtype=np.float64)], axis)
-        low = np.floor(edges).astype(int).clip(0, count - 1)
-        part = (edges - low).reshape([-1 if a == axis else 1 for a in range(3)])
-        reached = total.take(low, axis) * (1 - part) + total.take(low + 1, axis) * part
-        volume = np.asarray(np.diff(reached, axis=axis) / spacing, dtype=np.float32)
-    return volume
-
-
-def _envelope(hull: NDArray[np.bool_]) -> Volume:
-    """Soft cover of the brain with its sulci closed and a thin layer of CSF around, on the 1 mm grid."""
-    closed = ndimage.gaussian_filter(hull.astype(np.float32), 3.0) > 0.42
-    return smoothstep(ndimage.gaussian_filter((closed | hull).astype(np.float32), 1.3), 0.15 - 0.05 * _ENVELOPE, 0.35)
-
-
-def _lateral_ventricles(csf: Volume, cover: Volume, affine: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """CSF well inside the brain, in the box of the lateral ventricles."""
-    x, y, z = _world(csf.shape, affine)
-    box = (np.abs(x) < 42) & (y > -62) & (y < 42) & (z > -24) & (z < 34)
-    box &= ~((np.abs(x) < 13) & (y < -28)) & ~((np.abs(x) < 4) & (z > 20))  # cisterns and the cleft between the halves
-    depth = ndimage.distance_transform_edt(cover > 0.5, sampling=affine[0, 0])
-    parts, count = ndimage.label((csf > 0.6) & box & (depth > 22))
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:] * affine[0, 0] ** 3
-    keep = np.flatnonzero(sizes > 300) + 1  # mm³
-    return np.asarray(np.isin(parts, keep))
-
-
-def _without_false_rim(
-    gm: Volume, wm: Volume, csf: Volume, ventricles: NDArray[np.bool_], spacing: float
+def _tissues(
+    rng: np.random.Generator,
+    average: Template,
+    at: Volume,
+    inside: tuple[NDArray[np.intp], ...],
+    scale: float,
+    *,
+    age: float,
+    atrophy: float,
 ) -> tuple[Volume, Volume, Volume]:
-    """Near the ventricles, thin grey matter is white matter mixed with CSF that the average misread: give it back."""
-    size = 2 * round(1.5 / spacing) + 1
-    thick = ndimage.grey_opening(gm, size) if size > 1 else gm
-    near = 1 - smoothstep(_distance(ventricles, spacing), 2.5, 6.0)
-    thin = np.clip(gm - thick, 0, None) * near
-    return gm - thin, wm + 0.6 * thin, csf + 0.4 * thin
+    """Fractions of cortex, white matter and CSF at template coordinates `at` (3, n); each (n,)."""
+    shape, spacing = average.white.shape, average.spacing
+    elder = (np.clip(age, 20, 85) - 20) / 60
+    thickness = rng.normal(*_THICKNESS) - _THINNING[0] * (age - 40) - _THINNING[1] * atrophy
+    amount, size = _FOLDS
+    folds = [smooth_field(rng, shape, spacing, size)[inside] for _ in range(2)]
+    below = _read(average.below, at)
+    cerebrum = 1 - below
+    white, fluid = _read(average.white, at), _read(average.fluid, at)
+    for level, fold, share in ((white, folds[0], 1.0), (fluid, folds[1], 0.6)):  # no islands far from the borders
+        level += np.float32(share * amount) * fold * (1 - 0.5 * below) * (1 - smoothstep(np.abs(level), 0.5, 1.0))
+    deeper = np.clip(scale * _read(average.beneath, at) - thickness, -1.5, 1.5)
+    away = smoothstep(_read(average.to_ventricle, at), 2.0, 6.0)
+    fluid += (_DEEPER * deeper * cerebrum + _SULCI[0] * elder + _SULCI[1] * atrophy) * away
+    sharp = np.float32(_SHARP / np.sqrt(spacing))
+    odds = [np.exp(_read(average.grey, at)), np.exp(sharp * white), np.exp(sharp * fluid)]
+    total = odds[0] + odds[1] + odds[2]
+    gm, wm, csf = (np.asarray(o / total, dtype=np.float32) for o in odds)
+    return gm, wm, csf
 
 
-def _push(ventricles: NDArray[np.bool_], spacing: float) -> Volume:
-    soft = ndimage.gaussian_filter(ventricles.astype(np.float32), 6.0 / spacing)
-    slope = np.stack(np.gradient(soft, spacing)).astype(np.float32)
-    return np.asarray(slope / np.linalg.norm(slope, axis=0).max())  # 1 mm at most, towards the ventricles
+def _nuclei(average: Template, at: Volume) -> dict[TissueName, Volume]:
+    """Fractions of the deep nuclei at template coordinates `at` (3, n); each (n,)."""
+    low = np.array([s.start for s in average.nuclei_box], dtype=np.float32)[:, None]
+    count = np.array([s.stop - s.start for s in average.nuclei_box], dtype=np.float32)[:, None]
+    local = at - low
+    hit = np.flatnonzero(((local >= 0) & (local < count - 1)).all(axis=0))
+    values = {}
+    for name, volume in average.nuclei.items():
+        values[name] = np.zeros(at.shape[1], dtype=np.float32)
+        values[name][hit] = ndimage.map_coordinates(volume, local[:, hit], order=1, output=np.float32)
+    return values
 
 
-def _deep(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
-    """The region of the basal ganglia and the thalamus: an ellipsoid in template space, 1 inside."""
-    x, y, z = _world(shape, affine)
-    return np.asarray((x / 33) ** 2 + ((y + 6) / 34) ** 2 + ((z - 1) / 19) ** 2 < 1, dtype=np.float32)
+def _padded(person: Anatomy, pad: tuple[tuple[int, int], ...]) -> Anatomy:
+    """The same person with empty space around."""
+    shape = tuple(n + before + after for n, (before, after) in zip(person.brain.shape, pad, strict=True))
+    first = np.array([before for before, _ in pad])
+    box = tuple(slice(f, f + n) for f, n in zip(first, person.brain.shape, strict=True))
+
+    def wide(volume: NDArray[Any], outside: float = 0.0) -> NDArray[Any]:
+        result = np.full(shape, outside, volume.dtype) if outside else np.zeros(shape, volume.dtype)
+        result[box] = volume
+        return result
+
+    plain = ("gm", "wm", "csf", "brain", "deep", "below", "vessels")
+    maps: dict[str, Any] = {f: wide(getattr(person, f)) for f in plain}
+    maps |= {f: wide(getattr(person, f), _OUTSIDE) for f in ("to_ventricle", "to_cortex")}
+    affine = person.affine.copy()
+    affine[:3, 3] -= first * person.spacing
+    return replace(
+        person,
+        **maps,
+        nuclei={name: wide(fraction) for name, fraction in person.nuclei.items()},
+        veins=tuple(replace(vein, points=vein.points + first.astype(np.float32)) for vein in person.veins),
+        affine=affine,
+    )
 
 
-def _world(shape: tuple[int, ...], affine: NDArray[np.float64]) -> tuple[Volume, Volume, Volume]:
-    """RAS mm along each axis, ready to broadcast."""
-    axes = np.ogrid[tuple(slice(0, n) for n in shape)]
-    x, y, z = (axes[a] * affine[a, a] + affine[a, 3] for a in range(3))
-    return x, y, z
+def _pull(volume: Volume, where: Volume) -> Volume:
+    return np.asarray(ndimage.map_coordinates(volume, where, order=1, output=np.float32))
 
 
-def _distance(mask: NDArray[np.bool_], spacing: float) -> Volume:
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing), dtype=np.float32)
-
-
-def _pull(volume: Volume, where: Volume, inside: tuple[NDArray[np.intp], ...] | None, outside: float = 0.0) -> Volume:
-    """Read a template map at the coordinates `where`, at the voxels `inside` only (None: at all of them)."""
-    if inside is None:
-        return np.asarray(ndimage.map_coordinates(volume, where, order=1, output=np.float32))
-    result = np.full(where.shape[1:], outside, dtype=np.float32)
-    at = np.stack([component[inside] for component in where])
-    result[inside] = ndimage.map_coordinates(volume, at, order=1, output=np.float32, mode="nearest")
-    return result
+def _read(volume: Volume, at: Volume) -> Volume:
+    """A template map at the coordinates `at` (3, n)."""
+    return np.asarray(ndimage.map_coordinates(volume, at, order=1, output=np.float32, mode="nearest"))

@@ -14,19 +14,22 @@ _CLIP = 2.5
 """Lattice values are cut at this many standard deviations, so that no field has an outlier."""
 
 
-def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: float, scale: float) -> Volume:
+def smooth_field(
+    rng: np.random.Generator, shape: Sequence[int], spacing: float | Sequence[float], scale: float
+) -> Volume:
     """A Gaussian random field, smooth over about `scale` mm: a cubic B-spline over random values on a lattice.
 
     Args:
         rng: the only source of chance.
         shape: voxels along (x, y, z).
-        spacing: voxel size in mm.
+        spacing: voxel size in mm, one number or one for each axis.
         scale: lattice spacing in mm; the field is uncorrelated beyond four of them.
 
     Returns:
         (x, y, z), mean 0 and variance 1 (a few per cent less for the clipping) at every voxel.
     """
-    bases = [_basis(count, spacing / scale) for count in shape]
+    sizes = np.broadcast_to(np.asarray(spacing, dtype=np.float64), len(shape))
+    bases = [_basis(count, float(size) / scale) for count, size in zip(shape, sizes, strict=True)]
     lattice = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32).clip(-_CLIP, _CLIP)
     for basis in bases:  # each turn contracts the first axis and appends the voxel axis at the end
         lattice = np.tensordot(lattice, basis, axes=(0, 1))

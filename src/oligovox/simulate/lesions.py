@@ -1,232 +1,311 @@
-"""Lesions of multiple sclerosis: how much, how large, where, how bright; and what looks like them but is not labelled.
+"""Lesions of multiple sclerosis at one or two visits: voxel by voxel what is lesion, how severe, and what enhances; and a table of them.
 
-The distributions follow the expert masks of 30 patients (Lesjak et al. 2018, Neuroinformatics 16:51): the load is bimodal, volumes are
-log-normal with a heavy tail of confluent bands along the ventricles, density falls with the distance to the ventricles.
+How many there are, how large and where was fitted to expert masks: see `lesion_plan`. How severe they are is chosen so that with the tissue
+table a brain shows the range of one patient (10-90 % of lesion voxels over white matter: T1w 0.52-0.98, T2w 1.31-2.48, FLAIR 1.19-1.54).
+
+Sources, read as abstracts: a vein through 80 % of 901 lesions at 7 T, Tallantyre et al. 2011, Neurology 76:534, and through 68 % of 233 new
+ones, Al-Louzi et al. 2022, Neurol Neuroimmunol Neuroinflamm 9:e1120. Of 34 enhancing lesions 65 % are closed rings, 18 % open, 18 % nodules,
+which are smaller; open rings lie at ventricle or cortex, Gaitán et al. 2011, Ann Neurol 70:22. Enhancing share by region, Pongratz et al.
+2023, NeuroImage Clin 37:103311.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.special import ndtr, ndtri
+from pydantic import Field, model_validator
 
+from oligovox.settings import Settings
 from oligovox.simulate.anatomy import Anatomy
-from oligovox.simulate.fields import Volume, smooth_field, smoothstep
+from oligovox.simulate.fields import Volume, smooth_field
+from oligovox.simulate.implants import Donor, implant
+from oligovox.simulate.lesion_canvas import SPECK, Canvas, Enhancement, Lesion
+from oligovox.simulate.lesion_plan import CONFLUENT, Sites, draw_load, draw_place, draw_volumes
+from oligovox.simulate.lesion_shapes import Mask, Place, Shape, allowed, band, outward, ovoid, pieces, sheet, small_vein
+from oligovox.simulate.lesion_table import describe
+from oligovox.simulate.scene import Part, Parts, paint
+from oligovox.simulate.tissues import TissueName
+from oligovox.simulate.veins import Vein, rasterise
 
-Box: TypeAlias = tuple[slice, slice, slice]
+_TRIES = 60  # centres tried for one lesion
+_BAND_TRIES = 4
+_CROWDED = 0.03  # part of its surroundings that may belong to other lesions
+_MORE = 400  # lesions added at most to meet the load
+_NODULE = 100.0  # mm³; larger enhancing lesions are rings
+_ENHANCING = (20.0, CONFLUENT)  # mm³; volumes of lesions that may enhance
+_ENHANCING_SHARE: dict[Place, float] = {
+    "periventricular": 5.3,
+    "juxtacortical": 4.3,
+    "deep": 3.1,
+    "infratentorial": 7.2,
+}
+_OPEN = 0.22  # of the rings are open, at ventricle or cortex: 18 / (65 + 18)
+_NEW = (3.6, 0.9)  # mean and standard deviation of ln(volume / mm³) of new lesions, chosen
+_CHANGE = (
+    1.4,
+    2.2,
+)  # ratio of volumes of a lesion that changes between visits, chosen; a fourth of it in confluent ones
+_RIM = (1.0, 2.0)  # mm; thickness of enhancing rings
 
-_LOADS = ((0.3, np.log(1.1), 0.5), (0.7, np.log(20.0), 0.6))  # share, mean and standard deviation of ln(load / mL)
-_SMALL = (3.1, 1.2)  # mean and standard deviation of ln(volume / mm³)
-_LARGE = (6.2, 0.8)  # the same for the few larger lesions of a high load
-_LARGE_SHARE = 0.1
-_HIGH_LOAD = 4.0  # mL; from here on there are confluent bands
-_SMALLEST = 4.0  # mm³
-_SPECK = 3.0  # mm³; experts mark nothing smaller
-_BORDER = 1.2  # width of the soft border, mm, at least one voxel
-_TRIES = 3000  # lesions placed at most; many fall on one another
+
+class MSLesions(Settings):
+    """What the lesions of a cohort are like; ranges are (lowest, highest), drawn anew for each person."""
+
+    load_ml: tuple[float, float] = Field((0.3, 52.0), description="load, mL: the patients' distribution cut to this")
+    severity: tuple[float, float] = Field(
+        (0.2, 0.6), description="mean severity of a person's lesions, 0 mild, 1 severe"
+    )
+    severity_spread: float = Field(0.17, ge=0, le=0.5, description="standard deviation of severity between lesions")
+    heterogeneity: float = Field(0.2, ge=0, le=0.5, description="standard deviation of severity in confluent lesions")
+    black_holes: tuple[float, float] = Field((0.0, 0.3), description="share of lesions that are black holes on T1w")
+    diffuse: tuple[float, float] = Field((0.1, 0.6), description="share of lesions with faint surroundings")
+    central_vein: tuple[float, float] = Field((0.6, 0.95), description="probability that a lesion lies around a vein")
+    enhancing_people: float = Field(0.35, ge=0, le=1, description="probability that a person has enhancing lesions")
+    enhancing_lesions: tuple[int, int] = Field((1, 5), description="number of enhancing lesions of such a person")
+    new_lesions: tuple[int, int] = Field((0, 6), description="number of new lesions at a later visit")
+    enlarging: float = Field(0.12, ge=0, le=1, description="probability that a lesion is larger at a later visit")
+    shrinking: float = Field(0.06, ge=0, le=1, description="probability that a lesion is smaller at a later visit")
+    gone: float = Field(0.03, ge=0, le=1, description="probability that a small lesion is gone at a later visit")
+
+    @model_validator(mode="after")
+    def _possible(self) -> MSLesions:
+        limits: dict[str, tuple[float, float]] = {
+            "load_ml": (0.05, 100),
+            "enhancing_lesions": (1, 50),
+            "new_lesions": (0, 50),
+        }
+        limits |= dict.fromkeys(("severity", "black_holes", "diffuse", "central_vein"), (0, 1))
+        for name, (least, most) in limits.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")
+        if (total := self.enlarging + self.shrinking + self.gone) > 1:
+            raise ValueError(f"enlarging + shrinking + gone = {total:g}; expected at most 1: a lesion does one of them")
+        return self
 
 
 @dataclass(frozen=True)
 class Lesions:
-    """What is labelled.
+    """What is labelled, at one visit.
 
     Attributes:
         fraction: (x, y, z) part of each voxel that is lesion, 0 to 1; soft at the border.
         severity: (x, y, z) 0 (mild) to 1 (severe) where the fraction is above 0.
+        enhancing: (x, y, z) part of each voxel that takes up contrast agent, at most `fraction`.
+        instances: (x, y, z) number of the 26-connected component of `mask`, from 1; 0 = none.
+        rows: row k − 1 describes instance k: id, volume_mm3, x_mm, y_mm, z_mm (RAS, centre of mass), region, severity (mean, 0 to 1),
+            black_hole (0 or 1), enhancing_mm3, central_vein (0 or 1; never in confluent lesions), change (since the visit before).
+        veins: small veins through the middle of lesions that no vein of the anatomy passes.
+        spacing: voxel size, mm.
+        gone: rows of the visit before that have no lesion any more; empty at the first visit.
     """
 
     fraction: Volume
     severity: Volume
+    enhancing: Volume
+    instances: NDArray[np.int32]
+    rows: tuple[dict[str, Any], ...]
+    veins: tuple[Vein, ...]
+    spacing: float
+    gone: tuple[dict[str, Any], ...] = ()
 
     @property
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> Mask:
         """More than half of the voxel is lesion."""
         return np.asarray(self.fraction > 0.5)
 
+    def paint(self, parts: Parts) -> Parts:
+        """Lay the lesions over a brain; they take no room from CSF, nor from veins, which stay visible in their middle."""
+        spared: tuple[TissueName, ...] = ("csf", "venous_blood")
+        plain = Part("lesion_mild", self.fraction - self.enhancing, "lesion_severe", self.severity)
+        if self.veins:
+            drawn = rasterise(self.veins, self.fraction.shape, self.spacing)
+            parts = paint(parts, Part("venous_blood", drawn), sparing=spared[:1])
+        parts = paint(parts, plain, sparing=spared)
+        return paint(parts, Part("lesion_enhancing", self.enhancing), sparing=(*spared, "lesion_mild"))
 
-@dataclass(frozen=True)
-class Confounders:
-    """What looks like a lesion and is not labelled.
 
-    Attributes:
-        dirty: (x, y, z) part of the white matter that is mildly abnormal: caps at the horns, a faint rim, diffuse patches.
-        perivascular: (x, y, z) part of each voxel that is a fluid-filled space around a small vessel.
+def grow_lesions(
+    rng: np.random.Generator, anatomy: Anatomy, settings: MSLesions, *, visit: int = 1, donor: Donor | None = None
+) -> Lesions:
+    """The lesions of one person at a visit.
+
+    They stay in white matter and in grey matter that shares a voxel with it. The mask's volume is the drawn load to within a very small
+    lesion, unless the brain has no room for so much. A later visit takes the lesions of the one before and lets some grow, shrink or go
+    and new ones come; the first visit is the same whether or not there is a later one.
+
+    Args:
+        rng: the only source of chance; streams are spawned from it, so give a fresh one of the same seed for each visit.
+        anatomy: the same at each visit.
+        settings: what the lesions of the cohort are like.
+        visit: 1 or later.
+        donor: a real mask to take the place of drawn lesions; its load counts, not that of the settings.
     """
-
-    dirty: Volume
-    perivascular: Volume
-
-
-def draw_load(rng: np.random.Generator, low: float, high: float) -> float:
-    """A lesion load in mL: the bimodal mixture measured in patients, cut to [low, high]."""
-    a, b = np.log(low), np.log(high)
-    cuts = [(ndtr((a - mean) / sd), ndtr((b - mean) / sd)) for _, mean, sd in _LOADS]
-    weights = np.array([share * (top - bottom) for (share, _, _), (bottom, top) in zip(_LOADS, cuts, strict=True)])
-    chosen, level = rng.random(2)
-    if weights.sum() < 1e-9:  # so far out in the tails that the mixture says nothing
-        return float(np.exp(a + (b - a) * level))
-    which = int(chosen * weights.sum() > weights[0])
-    (bottom, top), (_, mean, sd) = cuts[which], _LOADS[which]
-    return float(np.exp(mean + sd * ndtri(bottom + (top - bottom) * level)).clip(low, high))
+    first, later = rng.spawn(2)
+    person = _Person(first, anatomy, settings)
+    canvas = person.draw() if donor is None else person.implant(donor)
+    instances, rows, gone = describe(anatomy, canvas)
+    for stream in later.spawn(visit - 1):
+        canvas = person.age(stream, canvas)
+        instances, rows, gone = describe(anatomy, canvas, (instances, rows))
+    veins = tuple(lesion.own_vein for lesion in canvas.lesions if lesion.own_vein is not None)
+    return Lesions(canvas.fraction, canvas.severity, canvas.enhancing, instances, rows, veins, anatomy.spacing, gone)
 
 
-def grow_lesions(rng: np.random.Generator, anatomy: Anatomy, load: float) -> Lesions:
-    """Lesions whose mask has about `load` mL: confluent bands first where the load is high, then single lesions.
+class _Person:
+    """What all lesions of one person share."""
 
-    Lesions stay in white matter and what borders it. The mask's volume is met to within a very small lesion, unless the
-    brain has no room for so much.
-    """
-    allowed = _allowed(anatomy)
-    noise = 0.75 * smooth_field(rng, allowed.shape, anatomy.spacing, 5.0)
-    noise += 0.5 * smooth_field(rng, allowed.shape, anatomy.spacing, max(2.5, anatomy.spacing))
-    lesions = Lesions(np.zeros_like(allowed), np.zeros_like(allowed))
-    usual = rng.uniform(0.25, 0.5)  # severity of this person's lesions
-    if load > _HIGH_LOAD:
-        share = rng.beta(2.0, 2.5) * 0.7 + 0.25 * min(load / 50, 1)
-        lesions.fraction[:] = _bands(rng, anatomy, allowed, noise, load * share)
-        uneven = 0.18 * smooth_field(rng, allowed.shape, anatomy.spacing, 8.0)
-        lesions.severity[:] = (usual + uneven).clip(0, 1)
-    _scatter(rng, anatomy, allowed, noise, load, usual, lesions)
-    _fade_specks(lesions.fraction, anatomy.spacing)
-    return lesions
+    def __init__(self, rng: np.random.Generator, anatomy: Anatomy, settings: MSLesions) -> None:
+        shape, spacing = anatomy.wm.shape, anatomy.spacing
+        self._rng, self._anatomy, self._settings = rng, anatomy, settings
+        self._voxel = spacing**3
+        self._least = max(int(np.ceil(SPECK / self._voxel)), 1)  # voxels
+        self._allowed = allowed(anatomy)
+        self._noise = 0.85 * smooth_field(rng, shape, spacing, 5.0)
+        self._noise += 0.35 * smooth_field(rng, shape, spacing, max(2.5, spacing))
+        self._patches = 0.85 * smooth_field(rng, shape, spacing, 7.0)
+        self._patches += 0.5 * smooth_field(rng, shape, spacing, max(3.0, spacing))
+        ranges = (settings.severity, settings.black_holes, settings.diffuse, settings.central_vein)
+        self._severity, self._black_holes, self._diffuse, self._vein = (rng.uniform(*limits) for limits in ranges)
+        self._active = rng.random() < settings.enhancing_people
 
+    def draw(self) -> Canvas:
+        """Lesions drawn one after another, the largest first, until their mask has the load."""
+        rng, voxel, least = self._rng, self._voxel, self._least
+        load = 1000 * draw_load(rng, *self._settings.load_ml)
+        canvas, sites = self._canvas(), Sites(rng, self._anatomy, self._allowed)
+        volumes = draw_volumes(rng, load)
+        self._banded = bool(volumes[0] >= CONFLUENT)
+        for volume in volumes:
+            self._place(rng, canvas, sites, int(volume / voxel + rng.random()))
+        for _ in range(_MORE):
+            left = round(load / voxel) - sum(lesion.count for lesion in canvas.lesions)
+            if left < least and canvas.lesions:
+                break
+            self._place(rng, canvas, sites, left if left < 3 * least else int(rng.integers(least, left // 2 + 1)))
+        if self._active:
+            self._enhance(rng, canvas, range(1, len(canvas.lesions) + 1))
+        return canvas
 
-def grow_confounders(rng: np.random.Generator, anatomy: Anatomy) -> Confounders:
-    """Caps, rims, dirty white matter and perivascular spaces of one person; some people have hardly any."""
-    shape, spacing = anatomy.wm.shape, anatomy.spacing
-    horns = _horns(anatomy)
-    reach = rng.uniform(1.0, 4.0) * horns + rng.uniform(0.3, 1.2)
-    caps = rng.uniform(0.1, 0.45) * np.exp(-anatomy.to_ventricle / reach)
-    patches = rng.uniform(0.05, 0.35) * smoothstep(smooth_field(rng, shape, spacing, 10.0), -0.5, 2.0)
-    dirty = ((caps + patches) * smoothstep(anatomy.wm, 0.3, 0.8)).astype(np.float32)
-    perivascular = np.zeros(shape, dtype=np.float32)
-    deep = smoothstep(anatomy.to_cortex, 5, 9) * smoothstep(anatomy.to_ventricle, 4, 8) * anatomy.brain
-    still = np.zeros_like(deep)
-    for centre in _draw_voxels(rng, deep, int(rng.integers(5, 40))):
-        length, radius = rng.uniform(2.0, 4.5), rng.uniform(0.35, 0.75)
-        box, drawn = _ellipsoid(centre, np.array([length, radius, radius]), _rotation(rng, None), still, spacing)
-        thin = min(1.0, (2 * radius / max(spacing, _BORDER)) ** 2)  # thinner than a voxel: partial volume
-        perivascular[box] = np.maximum(perivascular[box], drawn * thin)
-    return Confounders(dirty, np.minimum(perivascular, anatomy.wm + anatomy.gm).astype(np.float32))
+    def implant(self, donor: Donor) -> Canvas:
+        """The lesions of a real mask."""
+        rng, canvas = self._rng, self._canvas()
+        self._banded = True
+        for shape, count in pieces(implant(donor, self._anatomy, rng) > 0.5, self._anatomy.spacing):
+            canvas.stamp(self._lesion(rng, shape, count, "deep", on_vein=False))
+        if self._active:
+            self._enhance(rng, canvas, range(1, len(canvas.lesions) + 1))
+        return canvas
 
+    def age(self, rng: np.random.Generator, before: Canvas) -> Canvas:
+        """The next visit: some lesions larger, smaller or gone, and new ones; only new ones enhance."""
+        settings, canvas = self._settings, self._canvas()
+        shares = np.cumsum([settings.gone, settings.enlarging, settings.shrinking])
+        for lesion in before.lesions:
+            volume, ratio = lesion.count * self._voxel, rng.uniform(*_CHANGE)
+            if volume >= CONFLUENT:
+                ratio = 1 + (ratio - 1) / 4
+            fate = int(np.searchsorted(shares, rng.random(), side="right"))
+            gone = 0.0 if volume < _NODULE else 1.0
+            count = round(lesion.count * (gone, ratio, 1 / ratio, 1.0)[fate])
+            if count >= self._least:
+                canvas.stamp(replace(lesion, count=count))
+        old, sites = len(canvas.lesions), Sites(rng, self._anatomy, self._allowed)
+        for volume in rng.lognormal(*_NEW, int(rng.integers(settings.new_lesions[0], settings.new_lesions[1] + 1))):
+            self._place(rng, canvas, sites, max(round(volume / self._voxel), self._least))
+        if self._active:
+            self._enhance(rng, canvas, range(old + 1, len(canvas.lesions) + 1))
+        return canvas
 
-def _allowed(anatomy: Anatomy) -> Volume:
-    """The part of each voxel a lesion may take: white matter, and grey matter in a voxel that both share."""
-    return np.asarray(anatomy.wm + anatomy.gm * np.clip(2 * anatomy.wm, 0, 1), dtype=np.float32)
+    def _canvas(self) -> Canvas:
+        return Canvas(self._anatomy, self._allowed, self._patches)
 
+    def _place(self, rng: np.random.Generator, canvas: Canvas, sites: Sites, count: int) -> None:
+        """Draw a lesion of `count` voxels where there is room for it."""
+        volume = count * self._voxel
+        if count == 0:
+            return
+        place: Place = "periventricular" if volume >= CONFLUENT else draw_place(rng, volume, banded=self._banded)
+        on_vein = volume < CONFLUENT and bool(rng.random() < self._vein)
+        tries = _TRIES if volume < CONFLUENT else _BAND_TRIES
+        for attempt in range(tries):
+            site = sites.draw(place, volume, on_vein)
+            if site is None:  # a brain without such a place
+                place = "deep"
+                continue
+            centre, axis = site
+            if canvas.fraction[tuple(centre)] > 0.1:
+                continue
+            own = None
+            if on_vein and axis is None:
+                axis = outward(self._anatomy, centre, place)
+                own = small_vein(rng, centre, axis, volume, self._anatomy.spacing)
+            shape = self._shape(rng, place, centre, axis, volume)
+            lesion = self._lesion(rng, shape, count, place, on_vein=on_vein, own_vein=own)
+            joined = volume >= CONFLUENT and attempt == tries - 1  # no room apart: it joins what is there
+            if canvas.stamp(lesion, crowded=_CROWDED, joined=joined):
+                return
 
-def _horns(anatomy: Anatomy) -> Volume:
-    """1 at the frontal and occipital horns and trigones of the lateral ventricles, less along their bodies: (1, y, 1)."""
-    y = np.arange(anatomy.wm.shape[1]) * anatomy.spacing + anatomy.affine[1, 3]
-    bumps = np.exp(-(((y - 24) / 14) ** 2)) + np.exp(-(((y + 42) / 14) ** 2))
-    return np.asarray(0.3 + 0.7 * bumps, dtype=np.float32)[None, :, None]
+    def _shape(
+        self,
+        rng: np.random.Generator,
+        place: Place,
+        centre: NDArray[np.intp],
+        axis: NDArray[np.float64] | None,
+        volume: float,
+    ) -> Shape:
+        if volume >= CONFLUENT:
+            return band(rng, self._anatomy, centre, volume, self._noise)
+        if place == "juxtacortical":
+            return sheet(rng, self._anatomy, centre, volume, self._noise)
+        if place == "periventricular" and axis is None:  # Dawson's fingers point away from the ventricle
+            axis = outward(self._anatomy, centre, place)
+        return ovoid(rng, self._anatomy, centre, axis, volume, self._noise)
 
+    def _lesion(
+        self,
+        rng: np.random.Generator,
+        shape: Shape,
+        count: int,
+        place: Place,
+        *,
+        on_vein: bool,
+        own_vein: Vein | None = None,
+    ) -> Lesion:
+        volume = count * self._voxel
+        black_hole = bool(rng.random() < self._black_holes) and volume < CONFLUENT
+        usual = float(rng.normal(self._severity, self._settings.severity_spread))
+        diffuse = rng.random() < self._diffuse
+        return Lesion(
+            shape=shape,
+            count=count,
+            place=place,
+            severity=float(rng.uniform(0.85, 1.0)) if black_hole else usual,
+            patchy=self._settings.heterogeneity * min(1.0, float(np.sqrt(volume / CONFLUENT))),
+            black_hole=black_hole,
+            on_vein=on_vein,
+            own_vein=own_vein,
+            edge=float(rng.uniform(1.0, 1.4 if volume < _NODULE else 2.4)),
+            halo=float(rng.uniform(0.12, 0.38)) if diffuse else 0.0,
+        )
 
-def _bands(rng: np.random.Generator, anatomy: Anatomy, allowed: Volume, noise: Volume, volume: float) -> Volume:
-    """Confluent bands along the ventricles of `volume` mL: the white matter nearest to them, by a perturbed distance in mm."""
-    shape, spacing = allowed.shape, anatomy.spacing
-    score = 4.0 * smooth_field(rng, shape, spacing, 14.0) + 2.5 * noise + 5.0 * _horns(anatomy) - anatomy.to_ventricle
-    score -= 4.0 * np.clip(2.0 - anatomy.to_cortex, 0, None) + 12.0 * anatomy.deep  # off the cortex and the deep nuclei
-    free = (allowed > 0.5) & (anatomy.to_ventricle < 30)
-    wanted = min(round(volume * 1000 / spacing**3), int(free.sum()) - 1)
-    level = np.partition(score[free], -wanted - 1)[-wanted - 1]
-    return np.minimum(_soft(score - level, spacing), allowed)
-
-
-def _scatter(
-    rng: np.random.Generator,
-    anatomy: Anatomy,
-    allowed: Volume,
-    noise: Volume,
-    load: float,
-    usual: float,
-    lesions: Lesions,
-) -> None:
-    """Add single lesions, in place, until the mask has `load` mL; those near a ventricle point away from it (Dawson's fingers)."""
-    spacing, distance = anatomy.spacing, anatomy.to_ventricle
-    room = allowed * (lesions.fraction < 0.1) * _supratentorial(anatomy) * (1 - 0.8 * anatomy.deep)
-    small = _draw_voxels(rng, room * (0.5 + 3 * np.exp(-distance / 7) + 0.4 * (anatomy.to_cortex < 3)), _TRIES)
-    large = _draw_voxels(rng, room * np.exp(-distance / 6) * (anatomy.to_cortex > 2), _TRIES)
-    slopes = [np.asarray(slope) for slope in np.gradient(distance)]
-    left = load * 1000 - np.count_nonzero(lesions.mask) * spacing**3
-    for near, anywhere in zip(large, small, strict=True):
-        if left < max(_SMALLEST, spacing**3 / 2):
-            break
-        big = load > _HIGH_LOAD and rng.random() < _LARGE_SHARE
-        centre = near if big else anywhere
-        volume = np.clip(rng.lognormal(*(_LARGE if big else _SMALL)), _SMALLEST, left)
-        outward = np.array([slope[tuple(centre)] for slope in slopes])
-        finger = distance[tuple(centre)] < 12 and np.linalg.norm(outward) > 0.1
-        ratio = rng.uniform(1.4, 2.4) if finger else rng.uniform(1.0, 1.6)
-        radii = np.cbrt(0.75 * volume / np.pi / ratio) * np.array([ratio, 1.15, 1 / 1.15])
-        box, drawn = _ellipsoid(centre, radii, _rotation(rng, outward if finger else None), noise, spacing)
-        drawn = np.minimum(drawn, allowed[box])
-        fraction, severity = lesions.fraction[box], lesions.severity[box]
-        grown = np.count_nonzero((drawn > 0.5) & (fraction <= 0.5)) * spacing**3
-        if grown > left + spacing**3:
-            continue
-        left -= grown
-        wins = drawn > fraction
-        severity[wins] = np.clip(rng.normal(usual, 0.17), 0, 1)
-        fraction[wins] = drawn[wins]
-
-
-def _fade_specks(fraction: Volume, spacing: float) -> None:
-    """Bits of less than 3 mm³, cut off by the cortex or by noise, fall below the half that is labelled."""
-    parts, _ = ndimage.label(fraction > 0.5, np.ones((3, 3, 3)))
-    small = np.bincount(parts.ravel()) * spacing**3 < _SPECK
-    small[0] = False
-    fraction[small[parts]] = 0.5
-
-
-def _supratentorial(anatomy: Anatomy) -> Volume:
-    """Fewer lesions in the brain stem and the cerebellum: 0.35 below the tentorium, 1 above, (1, 1, z)."""
-    z = np.arange(anatomy.wm.shape[2]) * anatomy.spacing + anatomy.affine[2, 3]
-    return 0.35 + 0.65 * smoothstep(z.astype(np.float32), -26, -14)[None, None, :]
-
-
-def _ellipsoid(
-    centre: NDArray[np.intp], radii: NDArray[np.float64], rotation: NDArray[np.float64], noise: Volume, spacing: float
-) -> tuple[Box, Volume]:
-    """A soft ellipsoid (radii in mm) with a border moved in and out by `noise`, in the box of voxels it touches."""
-    reach = int(np.ceil((1.6 * radii.max() + _BORDER) / spacing))
-    x, y, z = (
-        slice(max(int(c) - reach, 0), min(int(c) + reach + 1, n)) for c, n in zip(centre, noise.shape, strict=True)
-    )
-    offsets = np.stack(
-        np.meshgrid(*(np.arange(s.start, s.stop) - c for s, c in zip((x, y, z), centre, strict=True)), indexing="ij")
-    )
-    turned = np.tensordot(rotation, offsets * spacing, 1) / radii[:, None, None, None]
-    q = np.linalg.norm(turned, axis=0) * np.exp(0.25 * noise[x, y, z])
-    size = np.cbrt(radii.prod())
-    return (x, y, z), _soft(((1 - q) * size).astype(np.float32), spacing)
-
-
-def _soft(depth: Volume, spacing: float) -> Volume:
-    """Fraction of a voxel whose middle lies `depth` mm inside the border."""
-    half = max(_BORDER, spacing) / 2
-    return smoothstep(depth, -half, half)
-
-
-def _rotation(rng: np.random.Generator, first: NDArray[np.float32] | None) -> NDArray[np.float64]:
-    """A random rotation; its first row points along `first` where that is given."""
-    rows = rng.standard_normal((3, 3))
-    if first is not None:
-        rows[0] = first
-    return np.asarray(np.linalg.qr(rows.T)[0].T)
-
-
-def _draw_voxels(rng: np.random.Generator, weight: Volume, count: int) -> NDArray[np.intp]:
-    """Voxels (count, 3), drawn with a chance proportional to `weight`."""
-    total = np.cumsum(weight, dtype=np.float64)
-    flat = np.searchsorted(total, rng.random(count) * total[-1], side="right")
-    return np.stack(np.unravel_index(flat, weight.shape), axis=1)
-
-
-def count_lesions(mask: NDArray[np.bool_]) -> int:
-    """Connected components with 26 neighbours."""
-    return int(ndimage.label(mask, np.ones((3, 3, 3)))[1])
+    def _enhance(self, rng: np.random.Generator, canvas: Canvas, numbers: range) -> None:
+        """Let a few of the lesions of these numbers (from 1) enhance."""
+        chances = np.zeros(len(numbers))
+        for index, number in enumerate(numbers):
+            lesion = canvas.lesions[number - 1]
+            if _ENHANCING[0] <= lesion.count * self._voxel < _ENHANCING[1]:
+                chances[index] = _ENHANCING_SHARE[lesion.place]
+        low, high = self._settings.enhancing_lesions
+        wanted = min(int(rng.integers(low, high + 1)), int(np.count_nonzero(chances)))
+        if not wanted:
+            return
+        for index in rng.choice(len(numbers), wanted, replace=False, p=chances / chances.sum()):
+            lesion = canvas.lesions[numbers[index] - 1]
+            outside = lesion.place in ("periventricular", "juxtacortical")
+            ring: Enhancement = "open ring" if outside and rng.random() < _OPEN else "ring"
+            kind: Enhancement = "nodule" if lesion.count * self._voxel < _NODULE else ring
+            canvas.enhance(numbers[index], kind, float(rng.uniform(*_RIM)))

@@ -1,15 +1,15 @@
-"""A simulated cohort on disk, in BIDS: images at the top, brain and lesion masks under derivatives/oligovox-simulate.
+"""A simulated cohort on disk, in BIDS: images at the top; masks, label maps and truth tables under derivatives/oligovox-simulate.
 
-Every subject is made alone, in a worker of its own memory, from a seed that depends on the cohort's seed and the subject's number only.
-The note `sub-XXX_desc-simulation.json` is written last: a subject is complete when its note is there and names the same recipe and seed,
-so a killed run goes on where it stopped.
+Every visit is made alone, in a worker of its own memory, from a seed that depends on the cohort's seed and the subject's number only.
+The note `sub-XXX_desc-simulation.json` is written last: a visit is complete when its note is there and names the same recipe and seed,
+so a killed run goes on where it stopped. However many subjects there are, only a few are in memory.
 """
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
 from oligovox.files import atomic_file, check_writable, hash_json, read_json, sweep, write_json, write_tsv
 from oligovox.processes import end_with_parent
-from oligovox.simulate.ms import MSRecipe, SimulatedSubject, simulate_subject
+from oligovox.simulate.recipe import BrainRecipe, Recipe
+from oligovox.simulate.subject import SimulatedSubject, simulate_subject, subject_seed
 
 _FORMAT = 1  # raise it when the same recipe and seed give other images
 _BIDS = "1.10.0"
@@ -33,25 +34,51 @@ _PIPELINE = "oligovox-simulate"
 _COMPRESSION = 4
 
 
+_SUFFIXES = {"T1wGd": "ce-gadolinium_T1w", "T1in": "acq-inphase_T1w", "T1out": "acq-outphase_T1w", "T2spir": "acq-spir_T2w"}
+_DERIVED = {"QSM": "Chimap"}  # BIDS calls a susceptibility map a derivative
+_SEVERAL = ("sparse", "change")  # these have more values than 0 and 1
+_UNITS = {
+    "age": {"Description": "age", "Units": "year"},
+    "site": {"Description": "scanner; all scans of one site share their settings"},
+    "field_T": {"Description": "field strength", "Units": "T"},
+    "labelled": {"Description": "whether label files were written", "Levels": {"yes": "yes", "no": "no"}},
+    "brain_mL": {"Description": "volume of the brain mask", "Units": "mL"},
+    "lesion_mL": {"Description": "volume of the lesion mask, at the first visit", "Units": "mL"},
+    "lesions": {"Description": "26-connected lesions, at the first visit"},
+}
+"""Columns of participants.tsv after participant_id; those that no subject of a cohort has are left out."""
+
+
 @dataclass(frozen=True)
 class _Job:
+    """One visit of one subject."""
+
     out: Path
-    recipe: MSRecipe
+    recipe: Recipe
     seed: int
     number: int  # from 1
+    visit: int  # from 1
     labelled: bool
 
     @property
-    def name(self) -> str:
+    def subject(self) -> str:
         return f"sub-{self.number:03d}"
 
     @property
+    def name(self) -> str:
+        return f"{self.subject}_ses-{self.visit}" if _visits(self.recipe) > 1 else self.subject
+
+    @property
+    def below(self) -> str:
+        return f"{self.subject}/ses-{self.visit}/anat" if _visits(self.recipe) > 1 else f"{self.subject}/anat"
+
+    @property
     def anat(self) -> Path:
-        return self.out / self.name / "anat"
+        return self.out / self.below
 
     @property
     def derived(self) -> Path:
-        return self.out / "derivatives" / _PIPELINE / self.name / "anat"
+        return self.out / "derivatives" / _PIPELINE / self.below
 
     @property
     def note(self) -> Path:
@@ -65,9 +92,9 @@ class _Job:
         )
 
 
-def simulate_ms(
+def simulate_cohort(
     out: Path,
-    recipe: MSRecipe,
+    recipe: Recipe,
     *,
     subjects: int,
     seed: int,
@@ -82,9 +109,9 @@ def simulate_ms(
         recipe: what the subjects are like.
         subjects: how many, from sub-001 on.
         seed: seed of the cohort, 0 or more; sub-007 is the same whatever the number of subjects.
-        labelled: only the first so many subjects get a lesion mask; None: all of them.
+        labelled: only the first so many subjects get labels and truth tables; None: all of them.
         workers: processes, each with one subject in memory; 1 works in this process.
-        progress: called with (subjects done, subjects, name) after each.
+        progress: called with (visits done, visits, name) after each.
 
     Returns:
         `out`.
@@ -105,49 +132,70 @@ def simulate_ms(
             raise SettingsError(f"{name} = {value}; expected at least {least}")
     check_writable(out)
     sweep(out)
-    jobs = [_Job(out, recipe, seed, number, number <= labelled) for number in range(1, subjects + 1)]
-    known = {job.name for job in jobs}
+    visits = _visits(recipe)
+    total = subjects * visits
+
+    def jobs() -> Iterator[_Job]:
+        for number in range(1, subjects + 1):
+            for visit in range(1, visits + 1):
+                yield _Job(out, recipe, seed, number, visit, number <= labelled)
+
     for found in sorted(out.glob("sub-*")):
-        if found.name not in known:
+        number = found.name.removeprefix("sub-")
+        if not (number.isdigit() and found.name == f"sub-{int(number):03d}" and 1 <= int(number) <= subjects):
             raise OutputError(
                 f"{out}: has {found.name}, which this run of {subjects} subjects does not make; choose another folder"
             )
     if any(out.glob("[!.]*")) and not _is_ours(out / "dataset_description.json"):
         raise OutputError(f"{out}: holds files that were not simulated here; choose an empty or a new folder")
     _describe(out, recipe, seed)
-    for done, job in enumerate(_run(jobs, workers), start=1):
+    for done, job in enumerate(_run(jobs(), workers), start=1):
         if progress:
-            progress(done, subjects, job.name)
-    notes = [read_json(job.note) for job in jobs]
-    rows = [_row(job, note) for job, note in zip(jobs, notes, strict=True)]
-    write_tsv(out / "participants.tsv", rows, ("participant_id", "labelled", "brain_mL", "lesion_mL", "lesions"))
+            progress(done, total, job.name)
+    rows = [_row(job, read_json(job.note)) for job in jobs() if job.visit == 1]
+    columns = [name for name in _UNITS if any(name in row for row in rows)]
+    write_tsv(out / "participants.tsv", rows, ("participant_id", *columns))
+    write_json(out / "participants.json", {name: _UNITS[name] for name in columns})
+    _write_lookup(out, read_json(_Job(out, recipe, seed, 1, 1, labelled > 0).note)["facts"])
     return out
 
 
-def _run(jobs: list[_Job], workers: int) -> Iterator[_Job]:
-    """Complete every job, in any order."""
-    open_jobs = []
-    for job in jobs:
-        if _complete(job):
-            yield job
-        else:
-            open_jobs.append(job)
-    if workers == 1 or len(open_jobs) < 2:
-        for job in open_jobs:
-            with _blamed(job):
-                _make(job)
+def _visits(recipe: Recipe) -> int:
+    return recipe.visits if isinstance(recipe, BrainRecipe) else 1
+
+
+def _run(jobs: Iterator[_Job], workers: int) -> Iterator[_Job]:
+    """Complete every job, in any order; at most twice as many as there are workers wait their turn."""
+    if workers == 1:
+        for job in jobs:
+            if not _complete(job):
+                with _blamed(job):
+                    _make(job)
             yield job
         return
-    count, spawn = min(workers, len(open_jobs)), get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent) as pool:
-        futures = {pool.submit(_make, job): job for job in open_jobs}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
+        futures: dict[Future[None], _Job] = {}
         try:
-            for future in as_completed(futures):
-                with _blamed(futures[future]):
-                    future.result()
-                yield futures[future]
+            for job in jobs:
+                if _complete(job):
+                    yield job
+                    continue
+                futures[pool.submit(_make, job)] = job
+                if len(futures) >= 2 * workers:
+                    yield from _finished(futures, FIRST_COMPLETED)
+            yield from _finished(futures, ALL_COMPLETED)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(futures: dict[Future[None], _Job], until: str) -> Iterator[_Job]:
+    """Wait, and take out those that are done."""
+    done, _ = wait(futures, return_when=until)
+    for future in done:
+        job = futures.pop(future)
+        with _blamed(job):
+            future.result()
+        yield job
 
 
 @contextmanager
@@ -168,22 +216,55 @@ def _blamed(job: _Job) -> Iterator[None]:
 
 
 def _make(job: _Job) -> None:
-    """Simulate one subject and write its files; the note comes last."""
+    """Simulate one visit and write its files; the note comes last."""
     for folder in (job.anat, job.derived):
         sweep(folder)
         for stale in folder.glob(f"{job.name}_*"):
             stale.unlink()
-    seed = np.random.SeedSequence([job.seed, job.number]).generate_state(4, np.uint32)
-    person = simulate_subject(job.recipe, int.from_bytes(seed.tobytes(), "little"))
-    written = []
+    person = simulate_subject(job.recipe, subject_seed(job.seed, job.number), visit=job.visit)
+    files = _write_images(job, person) + (_write_truth(job, person) if job.labelled else [])
+    files.append(_write(job.derived / f"{job.name}_desc-brain_mask.nii.gz", person.brain.astype(np.uint8), person))
+    below = [path.relative_to(job.out).as_posix() for path in files]
+    write_json(job.note, {"fingerprint": job.fingerprint, "files": below, "facts": person.facts})
+
+
+def _write_images(job: _Job, person: SimulatedSubject) -> list[Path]:
+    files = []
     for modality, image in person.images.items():
-        written.append(_write(job.anat / f"{job.name}_{modality}.nii.gz", np.rint(image).astype(np.int16), person))
-        write_json(job.anat / f"{job.name}_{modality}.json", _sidecar(person, modality))
-    masks = {"desc-brain": person.brain} | ({"label-lesion": person.lesions} if job.labelled else {})
-    for entity, mask in masks.items():
-        written.append(_write(job.derived / f"{job.name}_{entity}_mask.nii.gz", mask.astype(np.uint8), person))
-    files = [path.relative_to(job.out).as_posix() for path in written]
-    write_json(job.note, {"fingerprint": job.fingerprint, "files": files, "facts": person.facts})
+        if modality in _DERIVED:
+            stem = job.derived / f"{job.name}_{_DERIVED[modality]}"
+        elif modality == "T2starw" and person.phase is not None:
+            stem = job.anat / f"{job.name}_part-mag_T2starw"
+            phase = job.anat / f"{job.name}_part-phase_T2starw"
+            files.append(_write(phase.with_name(f"{phase.name}.nii.gz"), person.phase, person))
+            write_json(phase.with_name(f"{phase.name}.json"), _sidecar(job, person, modality) | {"Units": "rad"})
+        else:
+            stem = job.anat / f"{job.name}_{_SUFFIXES.get(modality, modality)}"
+        files.append(_write(stem.with_name(f"{stem.name}.nii.gz"), np.rint(image).astype(np.int16), person))
+        write_json(stem.with_name(f"{stem.name}.json"), _sidecar(job, person, modality))
+    return files
+
+
+def _write_truth(job: _Job, person: SimulatedSubject) -> list[Path]:
+    """Label maps, the lesion mask, the numbered lesions and their table."""
+    truth, stem = person.truth, f"{job.name}_"
+    several = len(truth.classes) > 1
+    maps = {
+        f"desc-{name}_{'dseg' if several or name in _SEVERAL else 'mask'}": array for name, array in truth.others.items()
+    }
+    if truth.lesions is not None:
+        maps["label-lesion_mask"] = truth.lesions.astype(np.uint8)
+    if several:
+        maps[f"desc-{truth.name}_dseg"] = truth.labels
+    if truth.instances is not None:
+        maps["desc-instances_dseg"] = truth.instances.astype(np.uint16)
+    files = [_write(job.derived / f"{stem}{name}.nii.gz", array, person) for name, array in maps.items()]
+    if truth.instances is not None:
+        table = job.derived / f"{stem}desc-instances_dseg.tsv"
+        columns = list(dict.fromkeys(key for row in truth.rows for key in row)) or ["id"]
+        write_tsv(table, list(truth.rows), tuple(columns))
+        files.append(table)
+    return files
 
 
 def _complete(job: _Job) -> bool:
@@ -203,42 +284,50 @@ def _write(path: Path, array: NDArray[Any], person: SimulatedSubject) -> Path:
     return path
 
 
-def _sidecar(person: SimulatedSubject, modality: str) -> dict[str, Any]:
-    """BIDS names for what is known about a scan; times in seconds, as BIDS wants them."""
-    timing = person.facts["scans"][modality]["timing"]
+def _sidecar(job: _Job, person: SimulatedSubject, modality: str) -> dict[str, Any]:
+    """BIDS names for what is known about a scan, in BIDS' units: s, degrees, T, mm."""
+    scan = person.facts["scans"][modality]
+    sequence = scan["sequence"]
     names = {"tr": "RepetitionTime", "te": "EchoTime", "ti": "InversionTime"}
-    times = {bids: round(timing[ours] / 1000, 6) for ours, bids in names.items() if ours in timing}
-    flip = {"FlipAngle": timing["flip"]} if "flip" in timing else {}
-    return {"Simulated": True, "SkullStripped": True, "MagneticFieldStrength": person.facts["field_T"], **times, **flip}
+    times = {bids: _seconds(sequence[ours]) for ours, bids in names.items() if ours in sequence}
+    if modality == "T2starw":
+        times["EchoTime"] = times["EchoTime"][-1]
+    elif modality == "QSM":
+        times = {"EchoTime": times["EchoTime"], "RepetitionTime": times["RepetitionTime"], "Units": "ppb"}
+    return {
+        "Simulated": True,
+        "SkullStripped": not (isinstance(job.recipe, BrainRecipe) and job.recipe.head),
+        "MagneticFieldStrength": person.facts["field_T"],
+        "StationName": person.facts["site"],
+        **times,
+        **({"FlipAngle": sequence["flip"]} if "flip" in sequence else {}),
+        "Acquisition": {key: value for key, value in scan.items() if key != "sequence"},
+    }
 
 
-def _describe(out: Path, recipe: MSRecipe, seed: int) -> None:
+def _seconds(ms: float | list[float] | tuple[float, ...]) -> Any:
+    return [round(v / 1000, 6) for v in ms] if isinstance(ms, list | tuple) else round(ms / 1000, 6)
+
+
+def _describe(out: Path, recipe: Recipe, seed: int) -> None:
     """The dataset_description.json of the dataset and of its derivatives."""
     try:
         release = version("oligovox")
     except PackageNotFoundError:
         release = "unknown"
-    maker = [{"Name": "oligovox", "Version": release}]
-    write_json(
-        out / "dataset_description.json",
-        {
-            "Name": "Simulated multiple sclerosis at 3 T",
-            "BIDSVersion": _BIDS,
-            "DatasetType": "raw",
-            "GeneratedBy": maker,
-            "Recipe": recipe.model_dump(mode="json"),
-            "Seed": seed,
-        },
-    )
-    write_json(
-        out / "derivatives" / _PIPELINE / "dataset_description.json",
-        {
-            "Name": "Brain and lesion masks of the simulated subjects",
-            "BIDSVersion": _BIDS,
-            "DatasetType": "derivative",
-            "GeneratedBy": maker,
-        },
-    )
+    common = {"BIDSVersion": _BIDS, "GeneratedBy": [{"Name": "oligovox", "Version": release}]}
+    recipe_and_seed = {"Recipe": recipe.model_dump(mode="json"), "Seed": seed}
+    raw = {"Name": f"Simulated MRI of the {recipe.body}", "DatasetType": "raw"}
+    derived = {"Name": "Truth about the simulated subjects", "DatasetType": "derivative"}
+    write_json(out / "dataset_description.json", raw | common | recipe_and_seed)
+    write_json(out / "derivatives" / _PIPELINE / "dataset_description.json", derived | common)
+
+
+def _write_lookup(out: Path, facts: dict[str, Any]) -> None:
+    """BIDS' table of the values in a label map of several classes."""
+    if len(facts["classes"]) > 1:
+        rows = [{"index": value, "name": name} for name, value in facts["classes"].items()]
+        write_tsv(out / "derivatives" / _PIPELINE / f"desc-{facts['labels']}_dseg.tsv", rows, ("index", "name"))
 
 
 def _is_ours(description: Path) -> bool:
@@ -247,11 +336,10 @@ def _is_ours(description: Path) -> bool:
 
 
 def _row(job: _Job, note: dict[str, Any]) -> dict[str, object]:
+    """One line of participants.tsv; what only a label tells is left out for people who have none."""
     facts = note["facts"]
-    truth = {"lesion_mL": facts["load_mL"], "lesions": facts["lesions"]} if job.labelled else {}
-    return {
-        "participant_id": job.name,
-        "labelled": "yes" if job.labelled else "no",
-        "brain_mL": facts["brain_mL"],
-        **truth,
-    }
+    known = {"site": facts["site"], "field_T": facts["field_T"]}
+    known |= {"age": facts["age_years"]} if "age_years" in facts else {}
+    truth = {key: facts[key] for key in ("lesion_mL", "lesions") if key in facts and job.labelled}
+    known |= {"brain_mL": facts["brain_mL"]} if "brain_mL" in facts else {}
+    return {"participant_id": job.subject, "labelled": "yes" if job.labelled else "no", **known, **truth}
