@@ -102,7 +102,9 @@ class Ground:
     """The cohort and who is what in it."""
 
     def __init__(self, out):
-        simulate_cohort(out / "cohort", make_recipe("ms-3t", {"spacing": 2.0}), subjects=PEOPLE, seed=COHORT_SEED, workers=1)
+        simulate_cohort(
+            out / "cohort", make_recipe("ms-3t", {"spacing": 2.0}), subjects=PEOPLE, seed=COHORT_SEED, workers=1
+        )
         cohort = read_bids(out / "cohort")
         plan = Plan(modalities=("T1w", "T2w", "FLAIR"), spacing=(2.0, 2.0, 2.0))
         self.store = prepare(cohort, plan, out / "store", workers=1)

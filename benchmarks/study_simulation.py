@@ -61,7 +61,9 @@ class Arm:
 MS = {
     "default": Arm("ms-3t"),
     "no bias field": Arm("ms-3t", {"acquisition": {"bias": [0.0, 0.0]}}),
-    "no confounders": Arm("ms-3t", {"confounders": dict.fromkeys(("caps", "dirty", "age_related", "perivascular", "arteries"), 0)}),
+    "no confounders": Arm(
+        "ms-3t", {"confounders": dict.fromkeys(("caps", "dirty", "age_related", "perivascular", "arteries"), 0)}
+    ),
     "one site": Arm("ms-3t", {"acquisition": {"sites": 1}}),
     "many sites, 1.5 and 3 T": Arm("ms-multisite"),
     "1 mm": Arm("ms-3t", spacing=1.0, steps=800, patch=(56, 56, 56)),
@@ -171,7 +173,11 @@ def flair_threshold(out, cohort, title):
         others = [scores for person, scores in table.items() if person != case.person]
         limit = float(limits[np.mean(others, 0).argmax()])
         score = score_case(mask(case, limit), case.label() > 0, case.spacing)
-        found[case.person] = {"dice": round(score.dice, 4), "lesion_f1": round(score.lesion_f1, 4), "limit": round(limit, 2)}
+        found[case.person] = {
+            "dice": round(score.dice, 4),
+            "lesion_f1": round(score.lesion_f1, 4),
+            "limit": round(limit, 2),
+        }
     return found
 
 
@@ -193,10 +199,16 @@ def main():
             found = label_counts(given.out)
         elif part == "ms":
             cohort = real_ms()
-            found = {"arms": transfer(given.out, MS, cohort, part), "threshold": flair_threshold(given.out, cohort, part)}
+            found = {
+                "arms": transfer(given.out, MS, cohort, part),
+                "threshold": flair_threshold(given.out, cohort, part),
+            }
         else:
             cohort = real_tumours()
-            found = {"arms": transfer(given.out, TUMOUR, cohort, part), "threshold": flair_threshold(given.out, cohort, part)}
+            found = {
+                "arms": transfer(given.out, TUMOUR, cohort, part),
+                "threshold": flair_threshold(given.out, cohort, part),
+            }
         result[part] = found | {"seconds": round(time.monotonic() - start)}
     result |= {
         "command": "python benchmarks/study_simulation.py labels ms tumour --out FOLDER",

@@ -54,7 +54,9 @@ def run_recipe(
 
 @app.command()
 def simulate(
-    preset: Annotated[str, typer.Argument(help="Which cohort: ms-3t, ms-7t, ms-multisite, rim, glioma-2023, glioma-2024, chaos.")],
+    preset: Annotated[
+        str, typer.Argument(help="Which cohort: ms-3t, ms-7t, ms-multisite, rim, glioma-2023, glioma-2024, chaos.")
+    ],
     out: Annotated[Path, typer.Argument(help="BIDS folder to write.")],
     subjects: Annotated[int, typer.Option(help="How many.", min=1)] = 40,
     seed: int = 0,

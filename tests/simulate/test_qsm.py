@@ -29,6 +29,7 @@ def scan(names, fractions, brain, chi, field=3.0, spacing=2.0, gre=None, seed=0,
     """A scan of parts whose susceptibility is set to `chi`."""
     parts = tuple(Part(name, fraction) for name, fraction in zip(names, fractions, strict=True))
     palette = {name: replace(typical(name, field), chi=value) for name, value in zip(names, chi, strict=True)}
+    palette["air"] = typical("air", field)
     affine = np.diag([spacing] * 3 + [1.0])
     return acquire_gre(
         np.random.default_rng(seed), parts, palette, gre or protocol("QSM", field), field, brain, affine, spacing,

@@ -195,3 +195,12 @@ def test_ranges_must_ascend():
         parse(Acquisition, {"noise_t1w": (0.05, 0.02)}, "recipe")
     with pytest.raises(SettingsError, match="unknown key 'ghost_strength'; did you mean"):
         parse(Acquisition, {"ghost_strength": (0.0, 0.1)}, "recipe")
+
+
+def test_voxels_need_not_be_cubes():
+    flat, sizes = np.ones((50, 50, 30), np.float32), (1.5, 1.5, 5.0)
+    scan = dataclasses.replace(one_scan(5, "T2spir", 1.5), bias=0.0, texture=0.0, gain=1.0, slice_mm=3.0, gap_mm=0.0)
+    made = acquire(np.random.default_rng(0), scan, lambda b1: flat, flat > 0, sizes, 1.0)
+    assert made.shape == flat.shape
+    assert np.median(made) == pytest.approx(1, abs=0.01)
+    assert 0.2 * scan.noise < made[8:-8, 8:-8, 6:-6].std() < scan.noise

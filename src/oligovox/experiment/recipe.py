@@ -31,7 +31,9 @@ class SimulatedCohort(Settings):
     seed: int = Field(0, ge=0, description="person k is the same whatever the number of people")
     preset: str = Field("ms-3t", description="a cohort that ships with the package; see `oligovox simulate --help`")
     recipe: BrainRecipe | AbdomenRecipe = Field(
-        default_factory=lambda: make_recipe("ms-3t"), description="what is different from the preset", discriminator="body"
+        default_factory=lambda: make_recipe("ms-3t"),
+        description="what is different from the preset",
+        discriminator="body",
     )
 
     @model_validator(mode="before")
@@ -50,7 +52,9 @@ class CohortChoice(Settings):
     table: str | None = Field(None, description="cohort table (.tsv with its .json beside it)")
     simulate: SimulatedCohort | None = None
     mask: str = Field("lesion", description="name of the label masks in derivatives (desc- or label-)")
-    labels: dict[str, int] | None = Field(None, description="class → value in the masks; null: what a table of the dataset says, or {<mask>: 1}")
+    labels: dict[str, int] | None = Field(
+        None, description="class → value in the masks; null: what a table of the dataset says, or {<mask>: 1}"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> CohortChoice:

@@ -20,9 +20,9 @@ from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
-from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError, nearest
+from oligovox.errors import CheckpointError, CohortError, LabelError
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, changed, nested
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
 from oligovox.experiment.scoring import score_pairs
 from oligovox.experiment.training import Job, model_folder, start_network, train
 from oligovox.files import check_writable
@@ -76,7 +76,13 @@ def simulate(
     recipe = make_recipe(preset, nested(changes))
     check_writable(out)
     simulate_cohort(
-        out, recipe, subjects=subjects, seed=seed, labelled=labelled, workers=workers, progress=show(f"simulate {preset}")
+        out,
+        recipe,
+        subjects=subjects,
+        seed=seed,
+        labelled=labelled,
+        workers=workers,
+        progress=show(f"simulate {preset}"),
     )
     return {"cohort": str(out), "preset": preset, "subjects": subjects, "seed": seed}
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from oligovox.simulate.abdomen import draw_abdomen
 from oligovox.simulate.anatomy import Anatomy, draw_anatomy, template
 from oligovox.simulate.confounders import grow_confounders
+from oligovox.simulate.fields import Volume
 from oligovox.simulate.glioma import Tumour, grow_glioma
 from oligovox.simulate.head import draw_head
 from oligovox.simulate.implants import read_donors
@@ -97,15 +98,17 @@ def _brain(recipe: BrainRecipe, rng: Rng, visit: int) -> Body:
     if recipe.glioma:
         tumour = grow_glioma(rng("tumour"), anatomy, recipe.glioma)
         anatomy = tumour.anatomy
-        parts = tumour.paint(_with_confounders(recipe, rng, anatomy, age))
+        others = grow_confounders(rng("confounders"), anatomy, recipe.confounders, age)
+        parts = tumour.paint(others.paint(anatomy.parts()))
         truth = _tumour_truth(recipe, rng, tumour)
     else:
         lesions = _lesions(recipe, rng, anatomy, visit)
-        parts = lesions.paint(_with_confounders(recipe, rng, anatomy, age))
+        others = grow_confounders(rng("confounders"), anatomy, recipe.confounders, age)
+        parts = lesions.paint(others.paint(anatomy.parts()))
         rims = draw_rims(rng("rims"), anatomy, lesions, recipe.rims) if recipe.rims else None
         parts = rims.paint(parts) if rims else parts
         before = _lesions(recipe, rng, anatomy, visit - 1).mask if visit > 1 else None
-        truth = _lesion_truth(recipe, rng, lesions, rims, before)
+        truth = _lesion_truth(recipe, rng, lesions, rims, before, doubt=others.dirty)
     if recipe.head:
         parts = (*parts, *draw_head(rng("head"), anatomy, recipe.head))
     assert truth.lesions is not None
@@ -123,10 +126,6 @@ def _brain(recipe: BrainRecipe, rng: Rng, visit: int) -> Body:
     return Body(parts, truth, anatomy.brain, recipe.head is None, anatomy.affine, spacing, age, facts)
 
 
-def _with_confounders(recipe: BrainRecipe, rng: Rng, anatomy: Anatomy, age: float) -> Parts:
-    return grow_confounders(rng("confounders"), anatomy, recipe.confounders, age).paint(anatomy.parts())
-
-
 def _lesions(recipe: BrainRecipe, rng: Rng, anatomy: Anatomy, visit: int) -> Lesions:
     assert recipe.lesions is not None
     donor = None
@@ -137,7 +136,13 @@ def _lesions(recipe: BrainRecipe, rng: Rng, anatomy: Anatomy, visit: int) -> Les
 
 
 def _lesion_truth(
-    recipe: BrainRecipe, rng: Rng, lesions: Lesions, rims: RimMap | None, before: NDArray[np.bool_] | None
+    recipe: BrainRecipe,
+    rng: Rng,
+    lesions: Lesions,
+    rims: RimMap | None,
+    before: NDArray[np.bool_] | None,
+    *,
+    doubt: Volume,
 ) -> Truth:
     """The lesions, their grades, and what people make of them."""
     mask = lesions.mask
@@ -146,7 +151,9 @@ def _lesion_truth(
         rows = [{**row, **rims.grades.get(row["id"], {})} for row in rows]
     others: dict[str, NDArray[np.uint8]] = {}
     if recipe.raters:
-        masks = draw_raters(rng("raters"), lesions.fraction, lesions.instances, recipe.spacing, recipe.raters)
+        masks = draw_raters(
+            rng("raters"), lesions.fraction, lesions.instances, recipe.spacing, recipe.raters, doubt=doubt
+        )
         others = {f"rater{k}": drawn.astype(np.uint8) for k, drawn in enumerate(masks, start=1)}
         others["consensus"] = consensus(masks).astype(np.uint8)
     if before is not None:

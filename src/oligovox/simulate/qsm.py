@@ -30,7 +30,6 @@ Box: TypeAlias = tuple[slice, slice, slice]
 GAMMA = 42.577478
 """Gyromagnetic ratio of the proton over 2 pi, MHz/T, so also Hz per ppm and T."""
 
-_AIR = 9400.0  # ppb: air (+360) less water (-9050); Schenck 1996, Med Phys 23:815, from memory
 _GAIN = 1000.0  # magnitude of the typical brain voxel in the first echo, arbitrary units
 _WHOLE_HEAD: frozenset[TissueName] = frozenset({"bone", "skin", "air"})
 _COIL_SCALE = 80.0  # mm over which the phase of the coils changes
@@ -120,7 +119,9 @@ def acquire_gre(
     b0 = _direction(rng, affine, settings)
     chi = np.asarray(mix(parts, palette, lambda tissue: np.asarray(tissue.chi)))
     head = any(part.tissue in _WHOLE_HEAD for part in parts)
-    field = field_shift(chi + _around(rng, parts, brain, spacing, head, settings), (spacing,) * 3, b0, pad=0.25)
+    field = field_shift(
+        chi + _around(rng, parts, palette, brain, spacing, head, settings), (spacing,) * 3, b0, pad=0.25
+    )
     field = shimmed(field, brain) * np.float32(GAMMA * field_T / 1000)  # ppb to Hz
     noise = _GAIN / rng.uniform(*_ascending("snr", settings.snr))
     near = _box(brain)
@@ -246,16 +247,17 @@ def _blurred(image: NDArray[np.complex64], width: float) -> NDArray[np.complex64
 def _around(
     rng: np.random.Generator,
     parts: Parts,
+    palette: Palette,
     brain: NDArray[np.bool_],
     spacing: float,
     head: bool,
     settings: QSMSettings,
 ) -> Volume:
     """What air adds to the susceptibility, ppb: where no tissue is, with a head; in cavities near the brain, without."""
-    strength = _AIR * rng.uniform(*_ascending("air", settings.air))
     if head:
         covered = np.sum([part.fraction for part in parts], axis=0, dtype=np.float32)
-        return np.asarray(np.clip(1 - covered, 0, 1) * np.float32(strength))
+        return np.asarray(np.clip(1 - covered, 0, 1) * np.float32(palette["air"].chi))
+    strength = float(palette["air"].chi) * rng.uniform(*_ascending("air", settings.air))
     air = np.zeros(brain.shape, np.float32)
     box = _box(brain)
     low = np.array([s.start for s in box])

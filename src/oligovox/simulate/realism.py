@@ -278,7 +278,7 @@ def _edge_width(image: Volume, classes: Mapping[str, Mask], walls: Mask, spacing
         return {}
     slope = np.sqrt(sum(np.gradient(image, step, axis=axis) ** 2 for axis, step in enumerate(spacing)))
     way = (image - dark) / (bright - dark)
-    middle = walls & (way > 0.35) & (way < 0.65)
+    middle = walls & (way > 0.3) & (way < 0.7)
     if middle.sum() < 50:
         return {}
     return {"edge width, mm": 0.94 * abs(bright - dark) / max(float(np.median(slope[middle])), 1e-12)}

@@ -59,7 +59,9 @@ class BrainRecipe(Settings):
         _ascending("age", self.age, 18.0, 95.0)
         _ascending("atrophy", self.atrophy, 0.0, 1.0)
         if (self.lesions is None) == (self.glioma is None):
-            raise ValueError("a cohort has lesions of multiple sclerosis or a glioma: set one of lesions, glioma to null")
+            raise ValueError(
+                "a cohort has lesions of multiple sclerosis or a glioma: set one of lesions, glioma to null"
+            )
         for name in ("rims", "donors"):
             if getattr(self, name) is not None and self.lesions is None:
                 raise ValueError(f"{name} needs lesions, which is null")

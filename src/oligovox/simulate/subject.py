@@ -18,7 +18,7 @@ from oligovox.simulate.body import Body, Rng, Truth, draw_body
 from oligovox.simulate.fields import Volume
 from oligovox.simulate.qsm import acquire_gre
 from oligovox.simulate.recipe import BrainRecipe, Recipe
-from oligovox.simulate.scanner import Scan, Site, acquire, draw_scan, draw_site
+from oligovox.simulate.scanner import Scan, acquire, draw_scan, draw_site
 from oligovox.simulate.scene import Palette, mix
 from oligovox.simulate.sequences import GRE, protocol, signal
 from oligovox.simulate.tissues import TissueName, draw_palette
@@ -89,9 +89,7 @@ def simulate_subject(recipe: Recipe, seed: int, *, visit: int = 1) -> SimulatedS
     return SimulatedSubject(images, phase, body.truth, body.inside, body.affine, facts)
 
 
-def _image(
-    rng: np.random.Generator, scan: Scan, body: Body, palette: Palette, strength: float, kind: str
-) -> Volume:
+def _image(rng: np.random.Generator, scan: Scan, body: Body, palette: Palette, strength: float, kind: str) -> Volume:
     """One magnitude image; at least 1 where something is seen and 0 elsewhere, as skull stripping leaves it."""
 
     def ideal(b1: float) -> Volume:

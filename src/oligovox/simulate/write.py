@@ -34,7 +34,12 @@ _PIPELINE = "oligovox-simulate"
 _COMPRESSION = 4
 
 
-_SUFFIXES = {"T1wGd": "ce-gadolinium_T1w", "T1in": "acq-inphase_T1w", "T1out": "acq-outphase_T1w", "T2spir": "acq-spir_T2w"}
+_SUFFIXES = {
+    "T1wGd": "ce-gadolinium_T1w",
+    "T1in": "acq-inphase_T1w",
+    "T1out": "acq-outphase_T1w",
+    "T2spir": "acq-spir_T2w",
+}
 _DERIVED = {"QSM": "Chimap"}  # BIDS calls a susceptibility map a derivative
 _SEVERAL = ("sparse", "change")  # these have more values than 0 and 1
 _UNITS = {
@@ -250,7 +255,8 @@ def _write_truth(job: _Job, person: SimulatedSubject) -> list[Path]:
     truth, stem = person.truth, f"{job.name}_"
     several = len(truth.classes) > 1
     maps = {
-        f"desc-{name}_{'dseg' if several or name in _SEVERAL else 'mask'}": array for name, array in truth.others.items()
+        f"desc-{name}_{'dseg' if several or name in _SEVERAL else 'mask'}": array
+        for name, array in truth.others.items()
     }
     if truth.lesions is not None:
         maps["label-lesion_mask"] = truth.lesions.astype(np.uint8)
