@@ -107,6 +107,25 @@ def test_a_mask_of_another_name_and_scheme(tmp_path: Path) -> None:
     assert list(cohort.labels) == ["edema", "core"]
 
 
+def test_classes_come_from_the_datasets_own_table(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path / "ct",
+        "sub-01/anat/sub-01_acq-inphase_T1w.nii.gz",
+        "sub-01/anat/sub-01_acq-outphase_T1w.nii.gz",
+        "sub-01/anat/sub-01_acq-spir_T2w.nii.gz",
+        "derivatives/manual/sub-01/anat/sub-01_desc-organs_dseg.nii.gz",
+    )
+    table = root / "derivatives" / "manual" / "desc-organs_dseg.tsv"
+    table.write_text("index\tname\n0\tbackground\n1\tliver\n4\tspleen\n")
+    cohort = read_bids(root, mask="organs")
+    assert set(_files(cohort, "sub-01")) == {"T1in", "T1out", "T2spir", "label"}
+    assert cohort.labels == {"liver": 1, "spleen": 4}
+    assert read_bids(root, mask="organs", labels={"liver": 1}).labels == {"liver": 1}
+    table.write_text("index\tname\none\tliver\n")
+    with pytest.raises(CohortError, match=r"desc-organs_dseg\.tsv: expected the columns index"):
+        read_bids(root, mask="organs")
+
+
 def test_two_raters_are_ambiguous(tmp_path: Path) -> None:
     masks = [f"derivatives/{rater}/sub-01/anat/sub-01_desc-lesion_mask.nii.gz" for rater in "AB"]
     root = _tree(tmp_path, "sub-01/anat/sub-01_FLAIR.nii.gz", *masks)

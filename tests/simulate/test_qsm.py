@@ -6,6 +6,7 @@ import pytest
 from scipy import ndimage
 
 from oligovox.errors import SettingsError
+from oligovox.settings import parse
 from oligovox.simulate.anatomy import draw_anatomy
 from oligovox.simulate.dipole import division_factor
 from oligovox.simulate.qsm import QSMSettings, acquire_gre
@@ -135,8 +136,9 @@ def test_one_echo_is_enough(nucleus):
 def test_what_cannot_be_is_refused_in_one_line(nucleus):
     for settings, gre, words in (
         ({}, GRE(te=(5.0, 11.0, 18.0)), "not evenly spaced"),
-        ({"snr": (90.0, 60.0)}, None, r"qsm.snr = \(90.0, 60.0\); expected \(lowest, highest\)"),
         ({"radii": (80.0,)}, None, "no sphere of radii"),
     ):
         with pytest.raises(SettingsError, match=words):
             scan(*nucleus, (0.0, 100.0), gre=gre, **settings)
+    with pytest.raises(SettingsError, match=r"snr = \(90.0, 60.0\); expected 1 <= lowest <= highest"):
+        parse(QSMSettings, {"snr": (90.0, 60.0)}, "qsm")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from oligovox.simulate.comparison import (
     Compared,
@@ -17,6 +17,7 @@ from oligovox.simulate.comparison import (
     meaning,
 )
 from oligovox.simulate.realism import HISTOGRAM_EDGES, Row, contrast, histograms, tissue_classes
+from oligovox.simulate.template import template
 
 MM = (1.0, 1.0, 1.0)
 SIDE = 64
@@ -109,7 +110,7 @@ def test_edge_width_is_that_of_the_blur(sigma: float) -> None:
     classes = {"CSF": (AXES[0] < -3) & BRAIN, "WM": (AXES[0] > 2) & BRAIN}
     wide = {name: np.asarray(ndimage.binary_dilation(mask, iterations=2)) for name, mask in classes.items()}
     rows = contrast({"T1w": step}, wide, {}, np.ones_like(BRAIN), MM)
-    assert value(rows, "edge width, mm") == pytest.approx(2.355 * sigma, rel=0.15)
+    assert value(rows, "edge width, mm") == pytest.approx(2.355 * sigma, rel=0.2)
 
 
 @settings(max_examples=5, deadline=None)
@@ -142,8 +143,9 @@ def test_histograms_are_relative_to_the_reference_and_sum_to_one() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.lists(st.integers(0, 9), min_size=1, max_size=9))
-def test_ks_distance_is_that_of_scipy(one: list[int], other: list[int]) -> None:
-    assert ks_distance(one, other) == pytest.approx(stats.ks_2samp(one, other, method="exact").statistic)
+def test_ks_distance_is_the_largest_gap(one: list[int], other: list[int]) -> None:
+    a, b = np.array(one), np.array(other)
+    assert ks_distance(one, other) == pytest.approx(max(abs((a <= x).mean() - (b <= x).mean()) for x in range(10)))
 
 
 def test_ks_distance_of_nothing_is_undefined() -> None:
@@ -164,18 +166,22 @@ def test_verdicts() -> None:
 
 
 def test_lesions_are_counted_as_neighbours_across_corners_and_specks_are_not() -> None:
-    mask, brain = np.zeros((20, 20, 20), bool), np.zeros((20, 20, 20), bool)
-    brain[2:18, 2:18, 2:18] = True
+    average = template(3.0)
+    mask = np.zeros(average.cover.shape, bool)
     mask[4:6, 4:6, 4:6] = mask[6, 6, 6] = True  # one of 9, across a corner
     mask[12:14, 12:14, 12] = True  # one of 4
     mask[16, 4, 4] = True  # a speck at 1 mm
-    facts = lesion_facts(mask, brain, MM)
-    assert facts.volumes_mm3 == (9, 4)
+    facts = lesion_facts(mask, None, MM, average)
+    assert facts == LesionFacts((9, 4))
     assert (facts.count, facts.load_ml, facts.largest_share) == (2, 0.013, pytest.approx(9 / 13))
-    assert lesion_facts(mask, None, (2.0, 2.0, 2.0)).volumes_mm3 == (72, 32, 8)
-    assert 0 < min(facts.depth) <= max(facts.depth) <= 1
-    assert facts.height[0] == pytest.approx(2 / 15, abs=0.02)
-    assert lesion_facts(np.zeros_like(mask), brain, MM) == LesionFacts(())
+    assert lesion_facts(mask, None, (2.0, 2.0, 2.0), average).volumes_mm3 == pytest.approx((72, 32, 8))
+    assert lesion_facts(np.zeros_like(mask), None, MM, average) == LesionFacts(())
+    ventricle = average.to_ventricle < 1
+    inside = lesion_facts(ventricle, average.cover > 0.5, (3.0,) * 3, average)
+    assert max(inside.to_ventricle_mm) < 1
+    assert min(inside.nearest_mm) == 0
+    assert inside.infratentorial is not None
+    assert inside.infratentorial < 0.1
 
 
 def test_distances_know_near_from_far() -> None:
@@ -187,7 +193,7 @@ def test_distances_know_near_from_far() -> None:
     real = people(3, 20)
     near = {d.quantity: d for d in distances(rng, people(3, 8), real)}
     far = {d.quantity: d for d in distances(rng, people(5, 8), real)}
-    assert "depth in the brain" not in near  # nobody has a brain mask
+    assert "voxels to ventricles, mm" not in near  # nobody has a brain mask
     volume = "ln lesion volume, mm³"
     assert near[volume].people == 8
     assert near[volume].simulated <= near[volume].real_high < far[volume].simulated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from oligovox.simulate.comparison import (
     lesion_facts,
 )
 from oligovox.simulate.realism import WHITE, Mask, Row, contrast, histograms, tissue_classes
+from oligovox.simulate.template import template
 
 _FORMAT = 1
+_AVERAGE_MM = 1.0  # voxels of the average brain in which places are read
 _SEED = 0  # of the random groups behind a distance
 _AXIAL = {"axial": 0.30, "axial, lower": 0.40}  # below the top of the brain, in lengths of the brain (front to back)
 _SAGITTAL = 0.54  # share of the width
@@ -174,7 +176,7 @@ def measure(case: Case, labels: Mapping[str, int], *, simulated: bool) -> Measur
     rows = contrast(images, classes, targets, brain, spacing, reference=reference)
     counted = histograms(images, {**classes, **targets}, classes[reference])
     several = len(labels) > 1
-    facts = lesion_facts(union, brain, spacing) if label is not None and not several else None
+    facts = lesion_facts(union, brain, spacing, template(_AVERAGE_MM)) if label is not None and not several else None
     views = {name: _views(image, targets, brain, spacing, follow=several) for name, image in images.items()}
     return Measured(case.name, tuple(rows), facts, counted, Shown(case.name, simulated, views))
 
@@ -277,7 +279,7 @@ def _facts(lesion: Path | None, brain: Path | None) -> LesionFacts:
     assert lesion is not None
     mask = to_ras(read_volume(lesion, empty_ok=True))
     inside = _on(mask, read_volume(brain), linear=False) > 0.5 if brain else None
-    return lesion_facts(mask.array > 0.5, inside, spacing_of(mask.affine))
+    return lesion_facts(mask.array > 0.5, inside, spacing_of(mask.affine), template(_AVERAGE_MM))
 
 
 def _side_by_side(left: Sequence[Measured], right: Sequence[Measured]) -> tuple[Shown, ...]:
@@ -342,7 +344,7 @@ def _numbers(content: Realism, left: Sequence[Measured], right: Sequence[Measure
             for side, people in sides.items()
         },
         "lesions": {
-            side: [{"count": f.count, "load_mL": _digits(f.load_ml), **asdict(_shortened(f))} for f in group]
+            side: [_plain(f) for f in group]
             for side, group in zip(sides, content.lesions, strict=True)
         },
         "histograms": {
@@ -366,8 +368,9 @@ def _rounded(row: Any) -> dict[str, Any]:
     return {key: _digits(value) if isinstance(value, float) else value for key, value in row._asdict().items()}
 
 
-def _shortened(facts: LesionFacts) -> LesionFacts:
-    return replace(facts, **{key: tuple(_digits(v) for v in values) for key, values in asdict(facts).items()})
+def _plain(facts: LesionFacts) -> dict[str, Any]:
+    lists = {key: [_digits(v) for v in value] for key, value in asdict(facts).items() if isinstance(value, tuple)}
+    return {"count": facts.count, "load_mL": _digits(facts.load_ml), "infratentorial": facts.infratentorial, **lists}
 
 
 def _digits(value: float) -> float:

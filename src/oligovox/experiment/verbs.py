@@ -20,7 +20,7 @@ from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
-from oligovox.errors import CheckpointError, CohortError, LabelError
+from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
 from oligovox.experiment.scoring import score_pairs
@@ -52,6 +52,8 @@ def simulate(
     subjects: int = 40,
     seed: int = 0,
     labelled: int | None = None,
+    page: bool = False,
+    real: Path | str | None = None,
     workers: int = 2,
     changes: Sequence[str] = (),
     show: Show = quiet,
@@ -64,6 +66,8 @@ def simulate(
         subjects: how many.
         seed: of the cohort; subject k is the same whatever the number of subjects.
         labelled: write labels and truth tables for the first so many only; None: for all.
+        page: also draw derivatives/realism/realism.html in it: slices, histograms, contrasts, lesions.
+        real: with page: BIDS folder of real images to put beside it.
         workers: processes.
         changes: settings of `simulate.recipe` that differ from the preset, as key=value.
         show: progress.
@@ -73,6 +77,8 @@ def simulate(
         OutputError: the folder cannot be written.
     """
     out = Path(out)
+    if real and not page:
+        raise SettingsError("real is for the page; give page (--page) as well")
     recipe = make_recipe(preset, nested(changes))
     check_writable(out)
     simulate_cohort(
@@ -84,7 +90,13 @@ def simulate(
         workers=workers,
         progress=show(f"simulate {preset}"),
     )
-    return {"cohort": str(out), "preset": preset, "subjects": subjects, "seed": seed}
+    done: dict[str, Any] = {"cohort": str(out), "preset": preset, "subjects": subjects, "seed": seed}
+    if page:
+        from oligovox.experiment.realism import realism_page  # it reads cohorts by this module's functions
+
+        name = "organs" if recipe.body == "abdomen" else "tumour" if recipe.glioma else "lesion"
+        done["page"] = str(realism_page(out, out / "derivatives" / "realism", real=real, mask=name, show=show))
+    return done
 
 
 def prepare(

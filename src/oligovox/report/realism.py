@@ -260,8 +260,8 @@ def _lesions(content: Realism) -> list[str]:
         return []
     caption = (
         f"Share of the people (or lesions, or lesion voxels) that lie at or below a value. 26-connected components of at least "
-        f"{SMALLEST_MM3:g} mm³. Depth of the lesion voxels: 0 at the surface of the brain, 1 at its deepest place; height: 0 at its lowest, 1 at "
-        "its highest voxel. Numbers: distance of simulated from real people, in brackets of real from real."
+        f"{SMALLEST_MM3:g} mm³. The ventricles are those of the average brain, scaled to each brain along its axes, on both sides. "
+        "Numbers: distance of simulated from real people, in brackets of real from real."
     )
     parts = [figure(figures.distributions(ours, theirs, content.distances), caption)]
     if content.distances:

@@ -111,7 +111,7 @@ def _grid(rows: Sequence[Sequence[_Cell]], columns: int, alt: str) -> Html:
         for number, cell in enumerate(row):
             width, height = (scale * size for size in _size(cell.view))
             left, above = number * (wide + _GAP), top + (tall - height) / 2
-            name, source = _embedded(cell.view)
+            name, source = _embedded(cell.view, alt)
             images[name] = source
             place = f'x="{left + (wide - width) / 2:.1f}" y="{above:.1f}" width="{width:.1f}" height="{height:.1f}"'
             shape = cell.view.grey.shape
@@ -131,10 +131,10 @@ def _size(view: View) -> tuple[float, float]:
     return columns * view.step[0], rows * view.step[1]
 
 
-def _embedded(view: View) -> tuple[str, str]:
-    """Name and definition of the picture of a slice."""
+def _embedded(view: View, figure: str) -> tuple[str, str]:
+    """Name and definition of the picture of a slice; the name is unique on the page."""
     data = grey_png(view.grey)
-    name = "view-" + hashlib.sha256(data).hexdigest()[:12]
+    name = "view-" + hashlib.sha256(data + figure.encode()).hexdigest()[:12]
     size = f'width="{view.grey.shape[1]}" height="{view.grey.shape[0]}"'
     return name, f'<image id="{name}" {size} href="data:image/png;base64,{base64.b64encode(data).decode()}"/>'
 
@@ -277,8 +277,8 @@ def distributions(simulated: Sequence[LesionFacts], real: Sequence[LesionFacts],
     }
     names = [name for name, (ours, _) in values.items() if ours.size]
     found = {distance.quantity: distance for distance in far}
-    with drawing(0.4 + 2.0 * -(-len(names) // 3)) as figure:
-        grid = figure.subplots(-(-len(names) // 3), 3, squeeze=False)
+    with drawing(0.4 + 1.7 * -(-len(names) // 4)) as figure:
+        grid = figure.subplots(-(-len(names) // 4), 4, squeeze=False)
         for axes in grid.flat[len(names) :]:
             axes.set_visible(False)
         for axes, name in zip(grid.flat, names, strict=False):
@@ -293,7 +293,7 @@ def distributions(simulated: Sequence[LesionFacts], real: Sequence[LesionFacts],
             axes.grid(axis="y")
             if name in found:
                 words = f"{found[name].simulated:.2f} ({found[name].real:.2f})"
-                _beside_title(axes, words)
+                axes.text(0.99, 0.06, words, transform=axes.transAxes, ha="right", color=SOFT, fontsize=8.5)
         _legend(figure, bool(real))
         return svg(
             figure,

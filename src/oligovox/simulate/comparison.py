@@ -7,7 +7,7 @@ size are apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from oligovox.simulate.lesion_statistics import lesion_statistics
 from oligovox.simulate.realism import Mask, Row, Spacing
+from oligovox.simulate.template import Template
 
 Verdict: TypeAlias = Literal["inside", "overlap", "apart"]
 
@@ -83,14 +85,16 @@ class LesionFacts:
 
     Attributes:
         volumes_mm3: of each 26-connected lesion of at least 3 mm³, largest first.
-        depth: quantiles of the distance of the lesion voxels from the surface of the brain, 1 the deepest voxel of the brain; empty
-            without a brain mask.
-        height: quantiles of their height in the brain, 0 its lowest and 1 its highest voxel; empty without a brain mask.
+        to_ventricle_mm: quantiles of the distance of the lesion voxels to the lateral ventricles of the average brain, scaled to
+            the size of this one; empty without a brain mask.
+        nearest_mm: the least of them in each lesion; empty without a brain mask.
+        infratentorial: share of the lesion voxels below the tentorium; None without a brain mask.
     """
 
     volumes_mm3: tuple[float, ...]
-    depth: tuple[float, ...] = field(default=())
-    height: tuple[float, ...] = field(default=())
+    to_ventricle_mm: tuple[float, ...] = ()
+    nearest_mm: tuple[float, ...] = ()
+    infratentorial: float | None = None
 
     @property
     def count(self) -> int:
@@ -108,21 +112,18 @@ class LesionFacts:
         return self.volumes_mm3[0] / sum(self.volumes_mm3) if self.volumes_mm3 else float("nan")
 
 
-def lesion_facts(lesion: Mask, brain: Mask | None, spacing: Spacing) -> LesionFacts:
-    """Count, size and place of the lesions in a mask (x, y, z); the third axis runs from the feet to the head."""
-    labels, number = ndimage.label(lesion, np.ones((3, 3, 3)))
-    volumes = np.bincount(labels.ravel(), minlength=number + 1)[1:] * float(np.prod(spacing))
-    kept = tuple(sorted((float(v) for v in volumes if v >= SMALLEST_MM3), reverse=True))
-    if brain is None or not lesion.any():
-        return LesionFacts(kept)
-    padded = np.pad(brain | lesion, 1)
-    depth = ndimage.distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1, 1:-1]
-    depth /= depth.max()
-    levels = np.flatnonzero(brain.any((0, 1)))
-    height = (np.nonzero(lesion)[2] - levels[0]) / max(1, levels[-1] - levels[0])
-    return LesionFacts(
-        kept, tuple(np.quantile(depth[lesion], _QUANTILES).tolist()), tuple(np.quantile(height, _QUANTILES).tolist())
-    )
+def lesion_facts(lesion: Mask, brain: Mask | None, spacing: Spacing, average: Template) -> LesionFacts:
+    """Count, size and place of the lesions in a mask (x, y, z) = RAS; `average` is the average brain (`template.template`)."""
+    volume = float(np.prod(spacing))
+    parts, _ = ndimage.label(lesion, np.ones((3, 3, 3)))
+    if not (np.bincount(parts.ravel())[1:] * volume >= SMALLEST_MM3).any():
+        return LesionFacts(())
+    found = lesion_statistics(lesion, np.ones_like(lesion) if brain is None else brain, volume ** (1 / 3), average)
+    volumes = tuple(sorted(found.volumes_mm3.tolist(), reverse=True))
+    if brain is None:
+        return LesionFacts(volumes)
+    spread = np.quantile(found.voxel_distance_mm, _QUANTILES)
+    return LesionFacts(volumes, tuple(spread.tolist()), tuple(found.nearest_mm.tolist()), found.infratentorial)
 
 
 class Distance(NamedTuple):
@@ -152,8 +153,9 @@ DISTRIBUTIONS: dict[str, Callable[[LesionFacts], Sequence[float]]] = {
     "lesion load, mL": lambda person: [person.load_ml],
     "largest lesion / load": lambda person: [person.largest_share] if person.count else [],
     "ln lesion volume, mm³": _lns,
-    "depth in the brain": lambda person: person.depth,
-    "height in the brain": lambda person: person.height,
+    "voxels to ventricles, mm": lambda person: person.to_ventricle_mm,
+    "lesions to ventricles, mm": lambda person: person.nearest_mm,
+    "share below the tentorium": lambda person: [] if person.infratentorial is None else [person.infratentorial],
 }
 """Name of a distribution → the values that one person adds to it."""
 

@@ -3,7 +3,7 @@ teaches is not enough.
 
 - Caps at the horns of the ventricles, a thin rim along them, and dirty white matter: faint, without a border.
 - Hyperintensities of age: smooth, about the same on both sides, spreading outwards from the ventricles as they grow (DeCarli et al. 2005,
-  Stroke 36:50), and small spots in deep white matter. Their volume begins to rise in the forties (inflection at 43 years in 486 healthy
+  Stroke 36(1), PMC3816357), and small spots in deep white matter. Their volume begins to rise in the forties (inflection at 43 years in 486 healthy
   adults, PMC6901174). Bright on FLAIR as mild lesions are, hardly dark on T1w. Volumes and spread between people are chosen.
 - Perivascular spaces: thin and full of fluid, along veins where the brain has any, bright on T2w and dark on FLAIR.
 - Small arteries: dots in which flowing blood gives hardly any signal on spin echoes.
@@ -28,7 +28,7 @@ from oligovox.simulate.tissues import TissueName
 from oligovox.simulate.veins import Vein, rasterise
 
 _ONSET = 43.0  # years
-_YOUNG, _GROWTH = 0.08, 0.07  # mL before the onset; growth per year after it (of the logarithm)
+_YOUNG, _GROWTH = 0.2, 0.085  # mL before the onset; growth per year after it (of the logarithm)
 _BETWEEN = 0.9  # standard deviation of ln volume between people
 _MOST = 60.0  # mL
 _SPOTS = 0.25  # part of the volume that is small spots, at most

@@ -59,7 +59,7 @@ _VARIES: Mapping[
     TissueName, tuple[TissueName, float]
 ] = {  # towards what a tissue varies from place to place, and how far
     "necrosis": ("resection_cavity", 0.8),
-    "enhancing_tumour": ("solid_tumour", 0.85),
+    "enhancing_tumour": ("solid_tumour", 0.55),
     "solid_tumour": ("necrosis", 0.6),
 }
 _Site: TypeAlias = tuple[float, tuple[float, float, float], float]
@@ -73,11 +73,11 @@ _SITES: tuple[_Site, ...] = (  # share, centre (|x|, y, z in RAS mm), standard d
     (0.02, (22.0, -54.0, -34.0), 9.0),  # the cerebellum
 )
 _CORE = (np.log(32.0), 0.9)  # mean and standard deviation of ln(volume / mL), chosen
-_OEDEMA = (np.log(62.0), 0.8)
+_OEDEMA = (np.log(70.0), 0.8)
 _INFILTRATES = Slowness()
 _SEEPS = Slowness(grey=1.5, csf=20.0)  # the border of a low-grade tumour
 _RESPECTS = Slowness(white=1.0, grey=6.0, csf=25.0, midline=25.0, commissure=1.0)  # oedema: along white matter only
-_FARTHEST = 40.0  # how far oedema runs, mm of white matter
+_FARTHEST = 48.0  # how far oedema runs, mm of white matter
 _SPECK = 15.0  # mm³; nobody draws smaller bits
 _USUAL_CORE = 50.0  # mL; pushes as far as the settings say
 
@@ -89,7 +89,7 @@ class Glioma(Settings):
         (1.0, 110.0), description="core without oedema, mL: log-normal about 32, cut to this"
     )
     oedema_ml: tuple[float, float] = Field(
-        (4.0, 150.0), description="oedema, mL: log-normal about 62, cut to this; a high-grade one"
+        (4.0, 200.0), description="oedema, mL: of high grade or treated: log-normal about 70, cut to this, as far as white matter holds it"
     )
     rim_mm: tuple[float, float] = Field((3.0, 10.0), description="usual thickness of the enhancing rim, mm")
     mass_effect_mm: tuple[float, float] = Field(
@@ -240,7 +240,7 @@ def _grow(
     for name, share in shares.items():
         fractions[name][box] += share * room
     soft = 5.0 if low else 2.5
-    strength = smoothstep(depth, -soft / 2, soft / 2) * (0.7 + 0.3 * smoothstep(depth, -1.0, 20.0))
+    strength = smoothstep(depth, -soft / 2, soft / 2) * (0.8 + 0.2 * smoothstep(depth, -1.0, 15.0))
     grey = 0.85 if low else 0.85 * smoothstep(core.depth, -6.0, -1.0)  # next to the core the cortex is infiltrated too
     strength *= (local.wm + grey * local.gm) * solid * (1 - inside)
     fractions["oedema"][box] += attached(strength, inside)

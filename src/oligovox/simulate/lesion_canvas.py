@@ -29,7 +29,7 @@ class Lesion:
 
     Attributes:
         shape: how deep each voxel lies in it, up to a constant.
-        count: its volume in voxels.
+        count: voxels it is to have; it gets fewer where there is no room.
         place: where it was meant to lie.
         severity: mean, 0 mild to 1 severe.
         patchy: standard deviation of severity within it.
@@ -38,6 +38,8 @@ class Lesion:
         own_vein: that vein, where it is none of the anatomy's.
         edge: width of its border, mm.
         halo: fraction of lesion in its faint surroundings, 0 = none.
+        joined: it may touch other lesions.
+        voxels: how many it has; known once it is drawn.
         level: depth at its border; known once it is drawn.
     """
 
@@ -51,6 +53,8 @@ class Lesion:
     own_vein: Vein | None
     edge: float
     halo: float
+    joined: bool = False
+    voxels: int = 0
     level: float = 0.0
 
 
@@ -70,18 +74,19 @@ class Canvas:
         self.lesions: list[Lesion] = []
         self._free = allowed > 0.5
 
-    def stamp(self, lesion: Lesion, *, crowded: float = 1.0, joined: bool = False) -> bool:
+    def stamp(self, lesion: Lesion, *, crowded: float = 1.0) -> bool:
         """Draw a lesion apart from those that are there; not where it would be a speck, or squeezed between them.
 
         Args:
             lesion: what to draw.
             crowded: part of its surroundings that may belong to other lesions.
-            joined: it may touch other lesions.
         """
         spacing, wide = self._anatomy.spacing, lesion.shape.box
-        free = (self._allowed[wide] > 0.5) & (self.owner[wide] == 0) if joined else self._free[wide]
+        free = (self._allowed[wide] > 0.5) & (self.owner[wide] == 0) if lesion.joined else self._free[wide]
         level, piece = cut(lesion.shape, free, lesion.count)
-        if np.count_nonzero(piece) * spacing**3 < SPECK or not (joined or self._crowding(wide, piece) <= crowded):
+        if np.count_nonzero(piece) * spacing**3 < SPECK or not (
+            lesion.joined or self._crowding(wide, piece) <= crowded
+        ):
             return False
         half = max(lesion.edge, spacing) / 2
         steps = int(np.ceil((max(half, _HALO) if lesion.halo else half) / spacing)) + 1
@@ -99,7 +104,7 @@ class Canvas:
         wins = drawn > self.fraction[box]
         self.severity[box][wins] = severity.clip(0, 1)[wins]
         self.fraction[box][wins] = drawn[wins]
-        self.lesions.append(replace(lesion, count=int(np.count_nonzero(piece)), level=level))
+        self.lesions.append(replace(lesion, voxels=int(np.count_nonzero(piece)), level=level))
         self.owner[box][piece] = len(self.lesions)
         self._free[box] &= ~ndimage.binary_dilation(piece, NEIGHBOURS)
         return True

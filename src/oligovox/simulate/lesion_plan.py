@@ -5,11 +5,14 @@ Fitted to the masks (not the images) of 29 patients: Lesjak et al. 2018, Neuroin
 - load: two log-normals; a third of the patients have about 1 mL, the others about 20.
 - number: ln n = 3.2 + 0.46 ln(load / mL), residual standard deviation 0.58.
 - body: lesions below 0.4 mL are log-normal in every patient, mean 3.1 ± 0.3 and standard deviation 1.15 of ln(volume / mm³).
-- tail: what the body leaves of the load is broken into pieces: one mass through both hemispheres, one in each, or several.
-- place: larger lesions lie nearer to the ventricles; what is larger than 2 mL touches them.
+- tail: what the body leaves of the load is broken into pieces: one mass, two of about the same size, or several.
+- place: larger lesions lie nearer to the ventricles; bands (above 1.5 mL) always start there, four fifths of the patients' above 2 mL do.
 
-The weights of places within the white matter are chosen so that the distances to ventricles and cortex match, both measured after
-scaling each brain to the average one.
+The weights of places are chosen so that distances to ventricles and cortex match, measured alike after scaling each brain to the average one.
+Kolmogorov-Smirnov distances of 40 simulated masks (1 mm, 8 brains) to the 29 real ones, and in brackets of random halves of the real ones to
+each other (mean; 95 %): number 0.17 (0.29; 0.45), load 0.14 (0.29; 0.44), largest share 0.28 (0.29; 0.44), ln volume 0.04 (0.06; 0.12), median
+distance of lesion voxels to the ventricles 0.22 (0.30; 0.46), nearest distance of lesions 0.05 (0.06; 0.10), infratentorial share 0.19 (0.30;
+0.45). The halves are smaller samples, and the same masks served the fit: this shows that it fits, not that it holds for other patients.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ _NUMBER = (
 _BODY = (3.1, 0.3, 1.15)  # of ln(volume / mm³): mean, its standard deviation between people, standard deviation
 _BODY_TOP = 450.0  # mm³
 _LEAST_EXCESS = 600.0  # mm³; less than this is not a tail
-_TAIL = ((0.3, "one mass"), (0.4, "two sides"), (0.3, "several"))
+_TAIL = ((0.3, "one mass"), (0.4, "two masses"), (0.3, "several"))
 _SHARES = (  # of places, for lesions up to so many mm³
     (30.0, (0.06, 0.45, 0.42, 0.07)),
     (100.0, (0.10, 0.48, 0.35, 0.07)),
@@ -135,7 +138,7 @@ def _pieces(rng: np.random.Generator, excess: float) -> NDArray[np.float64]:
     found: list[float] = []
     if kind == "one mass":
         found = [excess * rng.uniform(0.85, 0.99)]
-    elif kind == "two sides":
+    elif kind == "two masses":
         both, part = excess * rng.uniform(0.55, 0.96), rng.beta(8, 8)
         found = [both * part, both * (1 - part)]
     left = excess - sum(found)

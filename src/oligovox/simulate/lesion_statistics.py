@@ -64,7 +64,7 @@ def lesion_statistics(mask: Mask, brain: Mask, spacing: float, average: Template
 
     distance = read(average.to_ventricle)
     nearest = ndimage.minimum(distance, parts[tuple(voxels.T)], np.flatnonzero(kept))
-    sizes = volumes[kept]
+    sizes = np.asarray(volumes[kept], dtype=np.float64)
     return LesionStatistics(
         count=int(kept.sum()),
         load_ml=float(sizes.sum() / 1000),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from oligovox.simulate.anatomy import Anatomy
 from oligovox.simulate.deformation import jacobian
@@ -71,9 +71,9 @@ def _away(core: Volume, spacing: float) -> Volume:
     """The gradient field whose divergence is `core`: (3, x, y, z), up to a factor."""
     shape = [round(_ROOM * n) for n in core.shape]
     soft = ndimage.gaussian_filter(core, 3.0 / spacing)
-    waves = np.meshgrid(*(np.fft.fftfreq(n) for n in shape[:2]), np.fft.rfftfreq(shape[2]), indexing="ij")
+    waves = np.meshgrid(*(fft.fftfreq(n) for n in shape[:2]), fft.rfftfreq(shape[2]), indexing="ij")
     square = np.sum(np.square(waves), axis=0)
     square[0, 0, 0] = np.inf
-    potential = np.fft.rfftn(soft, shape) / square
-    fields = [np.fft.irfftn(-1j * wave * potential, shape)[tuple(slice(n) for n in core.shape)] for wave in waves]
+    potential = fft.rfftn(soft, shape) / square
+    fields = [fft.irfftn(-1j * wave * potential, shape)[tuple(slice(n) for n in core.shape)] for wave in waves]
     return np.stack(fields).astype(np.float32)

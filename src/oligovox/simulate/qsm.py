@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy import ndimage
 
 from oligovox.errors import SettingsError
@@ -25,6 +25,7 @@ from oligovox.simulate.scene import Palette, Part, Parts, mix
 from oligovox.simulate.sequences import GRE, gre_signal
 from oligovox.simulate.tissues import Tissue, TissueName
 
+S = TypeVar("S", np.float32, np.complex64)
 Box: TypeAlias = tuple[slice, slice, slice]
 
 GAMMA = 42.577478
@@ -43,6 +44,7 @@ _CAVITIES = (
     ((0.94, 0.40, 0.10), (9.0, 11.0, 10.0)),  # right
 )
 """Air outside the brain: middle as a share of the brain's box along (x, y, z), half axes in mm (chosen, after the shape of a skull)."""
+_SMOOTH = 1.665  # voxels; susceptibility outside the brain is smoothed (weights 1/4, 1/2, 1/4), or its jumps at air would ring in k-space
 _WALL = 3.0  # mm between air and brain at least
 
 
@@ -52,9 +54,7 @@ class QSMSettings(Settings):
     snr: tuple[float, float] = Field((60.0, 140.0), description="typical brain signal in the first echo over the noise")
     blur: float = Field(0.8, ge=0, le=1.4, description="full width at half maximum of the point spread, voxels")
     tilt: tuple[float, float] = Field((0.0, 20.0), description="angle between the head and B0, degrees")
-    air: tuple[float, float] = Field(
-        (0.6, 1.0), description="strength of air cavities near the brain; 1 is air in water"
-    )
+    air: tuple[float, float] = Field((0.6, 1.0), description="air in cavities near a brain without head; 1 is pure air")
     coil_phase: float = Field(1.0, ge=0, description="standard deviation of the phase of the coils, radians")
     radii: tuple[float, ...] = Field((3.0, 6.0, 9.0, 12.0, 15.0), min_length=1, description="spheres of V-SHARP, mm")
     sharp_threshold: float = Field(0.1, ge=0, lt=1, description="part of the V-SHARP filter that is not undone")
@@ -66,6 +66,17 @@ class QSMSettings(Settings):
     regularisation: float = Field(0.002, gt=0, description="weight of the gradient in the iterative inversion, voxel²")
     iterations: int = Field(6, ge=1, le=100, description="steps of the iterative inversion")
 
+    @model_validator(mode="after")
+    def _possible(self) -> QSMSettings:
+        limits = {"snr": (1.0, 1e7), "tilt": (0.0, 90.0), "air": (0.0, 1.0)}
+        for name, (least, most) in limits.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} = ({low}, {high}); expected {least:g} <= lowest <= highest <= {most:g}")
+        if min(self.radii) <= 0:
+            raise ValueError(f"radii = {self.radii}; expected mm above 0")
+        return self
+
 
 @dataclass(frozen=True)
 class GREScan:
@@ -73,7 +84,7 @@ class GREScan:
 
     Attributes:
         magnitude: (x, y, z, echo) arbitrary units; 0 outside the brain where there is no head.
-        phase: (x, y, z, echo) radians, above -pi to pi.
+        phase: (x, y, z, echo) radians, -pi to pi.
         chi: (x, y, z) ppb as reconstructed, mean 0 in `mask`, 0 outside.
         mask: (x, y, z) the brain less the border that background removal costs.
         true_chi: (x, y, z) ppb relative to CSF, 0 outside the brain.
@@ -111,7 +122,7 @@ def acquire_gre(
         settings: see there.
 
     Raises:
-        SettingsError: echo times are not evenly spaced, a range is not ascending, or no sphere of V-SHARP fits in the brain.
+        SettingsError: echo times are not evenly spaced, or no sphere of V-SHARP fits in the brain.
     """
     steps = np.diff(gre.te)
     if len(steps) and (steps.min() <= 0 or np.ptp(steps) > 1e-3 * steps.mean()):
@@ -119,11 +130,12 @@ def acquire_gre(
     b0 = _direction(rng, affine, settings)
     chi = np.asarray(mix(parts, palette, lambda tissue: np.asarray(tissue.chi)))
     head = any(part.tissue in _WHOLE_HEAD for part in parts)
-    field = field_shift(
-        chi + _around(rng, parts, palette, brain, spacing, head, settings), (spacing,) * 3, b0, pad=0.25
-    )
+    outside = np.where(brain, 0, chi) + _around(rng, parts, palette, brain, spacing, head, settings)
+    source = np.where(brain, chi, _blurred(outside, _SMOOTH))
+    field = field_shift(source, (spacing,) * 3, b0, pad=0.25)
+    del outside, source
     field = shimmed(field, brain) * np.float32(GAMMA * field_T / 1000)  # ppb to Hz
-    noise = _GAIN / rng.uniform(*_ascending("snr", settings.snr))
+    noise = _GAIN / rng.uniform(*settings.snr)
     near = _box(brain)
     seen = (slice(None),) * 3 if head else near  # where there is anything to receive
     scene = tuple(_cut(part, seen) for part in parts)
@@ -232,9 +244,9 @@ def _cut(part: Part, box: Box) -> Part:
     return replace(part, fraction=part.fraction[box], position=None if part.position is None else part.position[box])
 
 
-def _blurred(image: NDArray[np.complex64], width: float) -> NDArray[np.complex64]:
+def _blurred(image: NDArray[S], width: float) -> NDArray[S]:
     """Point spread with the variance of a Gaussian of this full width at half maximum, in voxels, by three taps along each axis."""
-    side = np.float32((width / 2.3548) ** 2 / 2)
+    side = (width / 2.3548) ** 2 / 2  # a plain number: it keeps the precision of the image
     for axis in range(3):
         line = image.swapaxes(0, axis)
         out = (1 - 2 * side) * line
@@ -257,7 +269,7 @@ def _around(
     if head:
         covered = np.sum([part.fraction for part in parts], axis=0, dtype=np.float32)
         return np.asarray(np.clip(1 - covered, 0, 1) * np.float32(palette["air"].chi))
-    strength = float(palette["air"].chi) * rng.uniform(*_ascending("air", settings.air))
+    strength = float(palette["air"].chi) * rng.uniform(*settings.air)
     air = np.zeros(brain.shape, np.float32)
     box = _box(brain)
     low = np.array([s.start for s in box])
@@ -280,16 +292,10 @@ def _around(
 
 def _direction(rng: np.random.Generator, affine: NDArray[np.float64], settings: QSMSettings) -> tuple[float, ...]:
     """B0 in voxel axes: the scanner's axis, from which the head is tilted by a random angle towards a random side."""
-    angle, side = math.radians(rng.uniform(*_ascending("tilt", settings.tilt))), rng.uniform(0, 2 * math.pi)
+    angle, side = math.radians(rng.uniform(*settings.tilt)), rng.uniform(0, 2 * math.pi)
     world = np.array([math.sin(angle) * math.cos(side), math.sin(angle) * math.sin(side), math.cos(angle)])
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return tuple(float(part) for part in axes.T @ world)
-
-
-def _ascending(name: str, values: tuple[float, float]) -> tuple[float, float]:
-    if values[0] > values[1]:
-        raise SettingsError(f"qsm.{name} = {values}; expected (lowest, highest)")
-    return values
 
 
 def _box(mask: NDArray[np.bool_]) -> Box:

@@ -143,9 +143,10 @@ def contrast(
         reference is not above 0 (a susceptibility map) only the ring contrast is given.
     """
     union = np.logical_or.reduce([np.zeros(brain.shape, bool), *targets.values()])
-    core = _core(classes[reference], spacing)
-    ring = _ring(union, brain, spacing)
-    edge = _ventricle_walls(classes, brain, spacing)
+    core = _core(classes[reference])
+    away = ndimage.distance_transform_edt(~union, sampling=spacing) if union.any() else np.full(brain.shape, np.inf)
+    ring = brain & (away > RING_MM[0]) & (away <= RING_MM[1])
+    edge = _ventricle_walls(classes, brain, spacing) & (away > RING_MM[1])
     rows = [
         Row(ANATOMY, f"{name} core, % of brain", 100 * float(mask.sum()) / max(1, int(brain.sum())))
         for name, mask in classes.items()
@@ -183,14 +184,6 @@ def _ratios(
     if (around := _median(image, ring)) is not None:
         found[f"ring / {reference}"] = around / level
     return found
-
-
-def _ring(lesion: Mask, brain: Mask, spacing: Spacing) -> Mask:
-    """The brain 1 to 3 mm around the lesions."""
-    if not lesion.any():
-        return np.zeros(brain.shape, bool)
-    away = ndimage.distance_transform_edt(~lesion, sampling=spacing)
-    return np.asarray(brain & (away > RING_MM[0]) & (away <= RING_MM[1]))
 
 
 def _ring_contrast(image: Volume, lesion: Mask, ring: Mask, brain: Mask) -> dict[str, float]:
@@ -288,7 +281,7 @@ def _median(image: Volume, mask: Mask | None) -> float | None:
     return float(np.median(image[mask])) if mask is not None and mask.any() else None
 
 
-def _core(mask: Mask, spacing: Spacing) -> Mask:
+def _core(mask: Mask) -> Mask:
     """Without its outer voxels; all of it where that leaves too little."""
     inner = np.asarray(ndimage.binary_erosion(mask))
     return inner if inner.sum() > 500 else mask

@@ -133,7 +133,7 @@ def slowness_map(anatomy: Anatomy, slow: Slowness, factor: int, below: bool) -> 
 def arrival(slowness: Volume, start: Volume, spacing: float, limit: float) -> Volume:
     """When a front that starts at `start` (mm, inf where it does not) arrives in each voxel.
 
-    The least cost of a path over 26 neighbours, a step costing its length times the mean slowness of its ends; at most 9 % longer than
+    The least cost of a path over 26 neighbours, a step costing its length times the mean slowness of its ends; at most 13 % longer than
     the straight line. Later than `limit` is not worked out exactly.
     """
     slow = np.pad(slowness, 1, constant_values=1e4)

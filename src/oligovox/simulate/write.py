@@ -28,7 +28,7 @@ from oligovox.processes import end_with_parent
 from oligovox.simulate.recipe import BrainRecipe, Recipe
 from oligovox.simulate.subject import SimulatedSubject, simulate_subject, subject_seed
 
-_FORMAT = 1  # raise it when the same recipe and seed give other images
+_FORMAT = 2  # raise it when the same recipe and seed give other images
 _BIDS = "1.10.0"
 _PIPELINE = "oligovox-simulate"
 _COMPRESSION = 4
