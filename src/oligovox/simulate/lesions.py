@@ -1,8 +1,7 @@
 """Lesions of multiple sclerosis at one or two visits: voxel by voxel what is lesion, how severe, and what enhances; and a table of them.
 
-How many there are, how large and where was fitted to expert masks: see `lesion_plan`. How severe they are is chosen: with the tissue table,
-before noise and blur, 10-90 % of lesion voxels are 0.73-0.90 of white matter on T1w, 1.45-1.95 on T2w and 1.30-1.57 on FLAIR (means over 12
-brains). One patient's image, with both and with CSF at the borders, has 0.52-0.98, 1.31-2.48 and 1.19-1.54.
+How many there are, how large and where was fitted to expert masks: see `lesion_plan`. How severe they are is chosen, together with the
+tissue table, so that lesions stand out as they do in patients: see docs/explanation/realism.md.
 
 Sources, read as abstracts: a vein through 80 % of 901 lesions at 7 T, Tallantyre et al. 2011, Neurology 76:534, and through 68 % of 233 new
 ones, Al-Louzi et al. 2022, Neurol Neuroimmunol Neuroinflamm 9:e1120. Of 34 enhancing lesions 65 % are closed rings, 18 % open, 18 % nodules,
@@ -57,7 +56,7 @@ class MSLesions(Settings):
 
     load_ml: tuple[float, float] = Field((0.3, 52.0), description="load, mL: the patients' distribution cut to this")
     severity: tuple[float, float] = Field(
-        (0.2, 0.6), description="mean severity of a person's lesions, 0 mild, 1 severe"
+        (0.1, 0.4), description="mean severity of a person's lesions, 0 mild, 1 severe"
     )
     severity_spread: float = Field(0.2, ge=0, le=0.5, description="standard deviation of severity between lesions")
     heterogeneity: float = Field(0.25, ge=0, le=0.5, description="standard deviation of severity in confluent lesions")
