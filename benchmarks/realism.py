@@ -1,4 +1,4 @@
-"""Simulated beside real → realism.json, docs/images/realism.png, and the tables in docs/explanation/realism.md.
+"""Simulated beside real → realism.json, docs/images/realism*.png, and the tables in docs/explanation/realism.md.
 
     OLIGOVOX_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/realism.py --out FOLDER [ms] [glioma] [--subjects 8]
 
@@ -37,10 +37,11 @@ TITLES = {
     "ms": "Multiple sclerosis, 3 T: simulated beside openms",
     "glioma": "Glioma before treatment: simulated beside BraTS",
 }
-CREDIT = (
-    "Real: open MS data, University of Ljubljana (Lesjak et al. 2018, CC BY); BraTS 2021 and TCGA-LGG on TCIA "
-    "(Baid et al. 2021, CC BY 4.0; Pedano et al. 2016, CC BY 3.0). Downsampled."
-)
+CREDITS = {
+    "ms": "Real: open MS data, University of Ljubljana (Lesjak et al. 2018, CC BY). Downsampled.",
+    "glioma": "Real: BraTS 2021 (Baid et al. 2021, CC BY 4.0) and TCGA-LGG (Pedano et al. 2016, CC BY 3.0) on TCIA. Downsampled.",
+}
+IMAGES = {"ms": "realism.png", "glioma": "realism_glioma.png"}
 
 
 def cohort(out: Path, preset: str, subjects: int) -> Cohort:
@@ -64,30 +65,23 @@ def brats(folder: Path) -> Cohort:
     return Cohort(cases=tuple(cases), labels={"NCR": 1, "ED": 2, "ET": 3}, name="brats")
 
 
-def picture(contents: dict[str, Realism], path: Path) -> None:
+def picture(name: str, content: Realism) -> None:
     """A row a sequence, the people of the page side by side, the first slice of each without outlines."""
-    rows = [(name, sequence) for name in contents for sequence in SHOWN[name]]
-    figure = Figure(figsize=(8.4, 2.45 * len(rows) + 0.3), dpi=100, facecolor="black")
+    rows = SHOWN[name]
+    figure = Figure(figsize=(8.4, 2.5 * len(rows) + 0.25), dpi=68, facecolor="black")
     grid = figure.subplots(len(rows), 4, squeeze=False)
-    figure.subplots_adjust(0.005, 0.03, 0.995, 0.985, 0.02, 0.1)
-    for line, (name, sequence) in zip(grid, rows, strict=True):
+    figure.subplots_adjust(0.005, 0.045, 0.995, 0.965, 0.02, 0.1)
+    for line, sequence in zip(grid, rows, strict=True):
         for axes in line:
             axes.set_axis_off()
-        for axes, person in zip(line, contents[name].shown, strict=False):
+        for axes, person in zip(line, content.shown, strict=False):
             if sequence in person.views:
                 view: View = next(iter(person.views[sequence].values()))
-                axes.imshow(
-                    view.grey,
-                    cmap="gray",
-                    vmin=0,
-                    vmax=255,
-                    aspect=view.step[1] / view.step[0],
-                    interpolation="antialiased",
-                )
+                axes.imshow(view.grey, cmap="gray", vmin=0, vmax=255, aspect=view.step[1] / view.step[0])
                 colour = "#56b4e9" if person.simulated else "#ff8a4c"
-                axes.set_title(f"{sequence}, {person.title}", color=colour, fontsize=7.5, pad=2)
-    figure.text(0.01, 0.008, CREDIT, color="#bbbbbb", fontsize=5.6)
-    FigureCanvasAgg(figure).print_png(str(path))
+                axes.set_title(f"{sequence}, {person.title}"[:40], color=colour, fontsize=8, pad=2)
+    figure.text(0.01, 0.012, CREDITS[name], color="#bbbbbb", fontsize=7)
+    FigureCanvasAgg(figure).print_png(str(DOCS / "images" / IMAGES[name]))
 
 
 def tables(result: dict) -> str:
@@ -99,6 +93,8 @@ def tables(result: dict) -> str:
         verdicts = [row["verdict"] for row in content["compared"]]
         lines += [
             f"### {TITLES[name]}",
+            "",
+            f"![{TITLES[name]}](../images/{IMAGES[name]})",
             "",
             f"{people['simulated']} simulated, {people['real']} real people"
             + (f", {people['masks']} real masks" if "masks" in people else "")
@@ -149,18 +145,17 @@ if __name__ == "__main__":
         "glioma": ("glioma-2023", lambda: brats(data / "brats"), None),
     }
     before = json.loads(RESULT.read_text(encoding="utf-8"))["studies"] if RESULT.is_file() else {}
-    contents, studies = {}, {}
+    studies = {}
     for name, (preset, real, masks) in sides.items():
         if given.studies and name not in given.studies:
             studies |= {name: before[name]} if name in before else {}
             continue
         ours = cohort(given.out, preset, given.subjects)
-        contents[name], numbers = compare_cohorts(
-            ours, real(), masks=masks, subjects=given.subjects, title=TITLES[name]
-        )
+        content, numbers = compare_cohorts(ours, real(), masks=masks, subjects=given.subjects, title=TITLES[name])
         write_json(given.out / f"page-{name}" / "realism.json", numbers)
-        print(write_realism(contents[name], given.out / f"page-{name}" / "realism.html"))
-        studies[name] = {k: v for k, v in numbers.items() if k not in ("histograms", "people")}
+        print(write_realism(content, given.out / f"page-{name}" / "realism.html"))
+        picture(name, content)
+        studies[name] = {k: v for k, v in numbers.items() if k not in ("histograms", "people", "lesions")}
     result = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/realism.py --out OUT",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -170,5 +165,3 @@ if __name__ == "__main__":
     }
     RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     put(DOCS / "explanation" / "realism.md", tables(result))
-    if set(contents) == set(sides):
-        picture(contents, DOCS / "images" / "realism.png")

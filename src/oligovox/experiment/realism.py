@@ -47,7 +47,8 @@ class Measured:
     Attributes:
         case: name.
         rows: contrast, noise, sharpness of each sequence.
-        lesions: what is labelled, as lesions; None without a label file.
+        lesions: what is labelled, as lesions; None without a label file, and for label maps of several classes.
+        labelled_ml: volume of all that is labelled, mL.
         histograms: of each tissue in each sequence.
         shown: slices.
     """
@@ -55,6 +56,7 @@ class Measured:
     case: str
     rows: tuple[Row, ...]
     lesions: LesionFacts | None
+    labelled_ml: float
     histograms: Histograms
     shown: Shown
 
@@ -67,7 +69,7 @@ def realism_page(
     masks: Path | str | None = None,
     mask: str = "lesion",
     subjects: int = 8,
-    title: str = "Simulated beside real",
+    title: str = "",
     show: Show = quiet,
 ) -> Path:
     """Compare a simulated cohort with a real one, and write realism.json and realism.html.
@@ -79,7 +81,7 @@ def realism_page(
         masks: folder of real lesion masks; see `compare_cohorts`.
         mask: what label masks are called in a BIDS folder.
         subjects: so many people of each side are measured at most.
-        title: of the page.
+        title: of the page; empty: a plain one.
         show: progress.
 
     Returns:
@@ -105,7 +107,7 @@ def compare_cohorts(
     *,
     masks: Path | None = None,
     subjects: int = 8,
-    title: str = "Simulated beside real",
+    title: str = "",
     show: Show = quiet,
 ) -> tuple[Realism, dict[str, Any]]:
     """Measure simulated and real people in the same way; one person is in memory at a time.
@@ -116,7 +118,7 @@ def compare_cohorts(
         masks: folder of real lesion masks, `*-lesion_mask.nii.gz`, with `*-brain_mask.nii.gz` beside them where there are any. Their
             lesions are compared instead of those of `theirs`, and with those of every labelled simulated person.
         subjects: so many people of each side are measured at most.
-        title: of the page.
+        title: of the page; empty: a plain one.
         show: progress.
 
     Returns:
@@ -132,7 +134,7 @@ def compare_cohorts(
     known = _read_masks(listed, show("count real lesions")) if listed else [p.lesions for p in right if p.lesions]
     counted = [p.histograms for p in left], [p.histograms for p in right]
     content = Realism(
-        title=title,
+        title=title or ("Simulated beside real" if theirs else "Simulated images"),
         created=datetime.now(UTC).isoformat(timespec="minutes"),
         simulated=_source(ours, left),
         real=_source(theirs, right) if theirs else None,
@@ -178,7 +180,8 @@ def measure(case: Case, labels: Mapping[str, int], *, simulated: bool) -> Measur
     several = len(labels) > 1
     facts = lesion_facts(union, brain, spacing, template(_AVERAGE_MM)) if label is not None and not several else None
     views = {name: _views(image, targets, brain, spacing, follow=several) for name, image in images.items()}
-    return Measured(case.name, tuple(rows), facts, counted, Shown(case.name, simulated, views))
+    volume = float(np.count_nonzero(union) * np.prod(spacing)) / 1000
+    return Measured(case.name, tuple(rows), facts, volume, counted, Shown(case.name, simulated, views))
 
 
 def _read(
@@ -283,7 +286,7 @@ def _facts(lesion: Path | None, brain: Path | None) -> LesionFacts:
 
 
 def _side_by_side(left: Sequence[Measured], right: Sequence[Measured]) -> tuple[Shown, ...]:
-    """Each real person with the simulated one of the nearest lesion load, the real ones of least and most load first."""
+    """Each real person with the simulated one of the nearest labelled volume; the real ones of least and of most."""
     if not right:
         return tuple(p.shown for p in left[:_ALONE])
     ends = sorted(right, key=_load)
@@ -300,8 +303,8 @@ def _side_by_side(left: Sequence[Measured], right: Sequence[Measured]) -> tuple[
 
 
 def _load(person: Measured) -> float:
-    """ln of the load in mL."""
-    return float(np.log(max(person.lesions.load_ml, 0.01))) if person.lesions else 0.0
+    """ln of the labelled volume in mL."""
+    return float(np.log(max(person.labelled_ml, 0.01)))
 
 
 def _source(cohort: Cohort, people: Sequence[Measured]) -> Source:
@@ -317,7 +320,7 @@ def _notes(left: Sequence[Measured], right: Sequence[Measured]) -> tuple[str, ..
     lost = [p.case for p in (*left, *right) if not any(WHITE in tissues for tissues in p.histograms.values())]
     if lost:
         notes.append(
-            f"No white matter was found in {', '.join(lost[:8])} (no T1w, or too few voxels): intensities are relative to all "
+            f"No tissue classes were found in {', '.join(lost[:8])} (no T1w, or too few voxels): intensities are relative to all "
             "that is not labelled, or missing."
         )
     return tuple(notes)

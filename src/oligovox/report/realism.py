@@ -20,6 +20,7 @@ from oligovox.simulate.comparison import (
     HistogramDistance,
     Histograms,
     LesionFacts,
+    Meaning,
     meaning,
 )
 from oligovox.simulate.realism import ANATOMY
@@ -172,13 +173,11 @@ def _pictures(content: Realism) -> list[str]:
     )
     words = (
         "Radiological convention: the patient's right is on the left, the front of a sagittal slice is on the left. Slices lie "
-        "at the same place below the top of each brain, or, where one large thing is labelled, through most of it. Grey runs from 0 to the 99.8th percentile of the brain. "
+        "at the same place below the top of each brain or, where one large thing is labelled, through most of it. Grey runs from 0 to the 99.8th percentile of the brain. "
         "The upper row is without outlines: look there first."
     )
     if content.real is not None:
-        words += (
-            " Each simulated person (blue bar) stands left of the real one (orange bar) whose lesion load is nearest."
-        )
+        words += " Each simulated person (blue bar) stands left of the real one (orange bar) whose labelled volume is nearest."
     parts = [f"<p>{words}</p>"]
     if colours:
         parts.append(f'<p class="note"><span class="keys">{colours}</span></p>')
@@ -230,12 +229,15 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _explained(compared: Sequence[Compared]) -> Html:
-    """What each quantity is, once, and what else can move it where it lies outside."""
+    """What the quantities are, once for those that mean the same, and what else can move them where they lie outside."""
+    groups: dict[Meaning, list[Compared]] = {}
+    for row in compared:
+        groups.setdefault(meaning(row.quantity), []).append(row)
     rows = []
-    for quantity in dict.fromkeys(row.quantity for row in compared):
-        outside = [row.sequence for row in compared if row.quantity == quantity and row.verdict in ("overlap", "apart")]
-        what, beware = meaning(quantity)
-        rows.append([quantity, what, ", ".join(outside) or "nowhere", beware if outside else ""])
+    for (what, beware), members in groups.items():
+        outside = list(dict.fromkeys(row.sequence for row in members if row.verdict in ("overlap", "apart")))
+        names = "; ".join(dict.fromkeys(row.quantity for row in members))
+        rows.append([names, what, ", ".join(outside) or "nowhere", beware if outside else ""])
     head = ["Quantity", "What it is", "Outside for", "What else moves it than the scene"]
     note = "WM white matter, GM grey matter, CSF cerebrospinal fluid: the voxels that are surely of this tissue."
     return Html(

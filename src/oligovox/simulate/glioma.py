@@ -79,6 +79,7 @@ _SEEPS = Slowness(grey=1.5, csf=20.0)  # the border of a low-grade tumour
 _RESPECTS = Slowness(white=1.0, grey=6.0, csf=25.0, midline=25.0, commissure=1.0)  # oedema: along white matter only
 _FARTHEST = 48.0  # how far oedema runs, mm of white matter
 _SPECK = 15.0  # mm³; nobody draws smaller bits
+_LEAST = 0.3  # core of a further tumour, mL
 _USUAL_CORE = 50.0  # mL; pushes as far as the settings say
 
 
@@ -89,7 +90,8 @@ class Glioma(Settings):
         (1.0, 110.0), description="core without oedema, mL: log-normal about 32, cut to this"
     )
     oedema_ml: tuple[float, float] = Field(
-        (4.0, 200.0), description="oedema, mL: of high grade or treated: log-normal about 70, cut to this, as far as white matter holds it"
+        (4.0, 200.0),
+        description="oedema, mL: of high grade or treated: log-normal about 70, cut to this, as far as white matter holds it",
     )
     rim_mm: tuple[float, float] = Field((3.0, 10.0), description="usual thickness of the enhancing rim, mm")
     mass_effect_mm: tuple[float, float] = Field(
@@ -169,7 +171,9 @@ def grow_glioma(rng: np.random.Generator, anatomy: Anatomy, settings: Glioma) ->
     anatomy = _grow(rng, anatomy, settings, fractions, seed, volume, oedema, low)
     if rng.random() < settings.multifocal:
         for _ in range(int(rng.integers(1, 4))):
-            anatomy = _grow_another(rng, anatomy, settings, fractions, volume * rng.uniform(0.03, 0.25), low)
+            anatomy = _grow_another(
+                rng, anatomy, settings, fractions, max(volume * rng.uniform(0.03, 0.25), _LEAST), low
+            )
     if not low and rng.random() < settings.satellites:
         _scatter_satellites(rng, anatomy, fractions)
     _fade_specks(fractions, anatomy.spacing)
@@ -192,10 +196,12 @@ def _draw_seed(rng: np.random.Generator, anatomy: Anatomy, free: Volume, sites: 
     place = np.array([centre[0] * rng.choice([-1, 1]), *centre[1:]])
     at = np.linalg.solve(anatomy.affine[:3, :3], place - anatomy.affine[:3, 3])
     weight = np.exp(-(distance_from(at, anatomy.wm.shape, anatomy.spacing) ** 2) / np.float32(2 * sd**2))
-    weight *= anatomy.wm**2 * free
-    summed = np.cumsum(weight, dtype=np.float64)
+    white = anatomy.wm**2 * free
+    summed = np.cumsum(weight * white, dtype=np.float64)
+    if summed[-1] < 1e-3:  # this region is taken: anywhere else
+        summed = np.cumsum(white, dtype=np.float64)
     flat = int(np.searchsorted(summed, rng.random() * summed[-1], side="right"))
-    return np.array(np.unravel_index(min(flat, weight.size - 1), weight.shape))
+    return np.array(np.unravel_index(flat, white.shape))
 
 
 def _box(seed: NDArray[np.intp], reach: float, shape: tuple[int, ...], spacing: float) -> Box:
@@ -254,7 +260,7 @@ def _core(
         cavity = cavity_front(rng, local, seed, volume)
         return cavity, treated(rng, local, cavity, bool(rng.random() < settings.residual))
     low = bool(rng.random() > settings.residual) if settings.post_treatment else low
-    core = core_front(rng, local, seed, volume, _INFILTRATES, 1.2 if low else 1.0)
+    core = core_front(rng, local, seed, volume, _INFILTRATES, 1.5 if low else 1.0)
     if low:
         return core, low_grade(core)
     thinnest, thickest = np.log(settings.rim_mm)
@@ -284,7 +290,7 @@ def _grow_another(
     alone: dict[TissueName, Volume] = {name: np.zeros_like(anatomy.wm) for name in fractions}
     seed = _draw_seed(rng, anatomy, free, _SITES)
     anatomy = _grow(rng, anatomy, settings, alone, seed, volume, volume * rng.uniform(0.5, 1.5), low)
-    apart = away > factor_of(anatomy.spacing) * anatomy.spacing
+    apart = away > 1.75 * factor_of(anatomy.spacing) * anatomy.spacing  # corners do not touch either
     for name, fraction in alone.items():
         fractions[name] += fraction * apart
     return anatomy

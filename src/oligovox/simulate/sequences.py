@@ -200,7 +200,7 @@ _TIMES: Mapping[str, Mapping[float, Sequence]] = {
     "PDw": {1.5: TSE(tr=3000, te=28), 3.0: TSE(tr=3500, te=25), 7.0: TSE(tr=5000, te=18)},
     "FLAIR": {
         1.5: FLAIR(te=95),
-        3.0: FLAIR(fat_suppression=0.9),
+        3.0: FLAIR(te=88, fat_suppression=0.9),
         7.0: FLAIR(tr=10000, ti=2750, te=60, fat_suppression=0.9),
     },
     "T2starw": {

@@ -194,7 +194,7 @@ def core_front(
         if slowness[tuple(at)] < 2:
             start[tuple(at)] = min(start[tuple(at)], rng.uniform(0.2, 0.7) * away)
     time = refine(arrival(slowness, start, spacing, 4 * radius), factor, shape)
-    for scale, size in ((0.9 * radius, 0.16 * radius), (9.0, 0.07 * radius), (4.5, 0.6)):
+    for scale, size in ((0.8 * radius, 0.18 * radius), (9.0, 0.09 * radius), (4.5, 0.6)):
         if scale > anatomy.spacing:
             time = time + np.float32(rough * size) * smooth_field(rng, shape, anatomy.spacing, scale)
     room = anatomy.gm + anatomy.wm
@@ -215,7 +215,7 @@ def oedema_depth(
     start = np.where(inside > min(0.5, float(inside.max())) - 1e-6, 0, np.inf).astype(np.float32)
     plain = refine(arrival(slowness, start, spacing * factor, 1.3 * most), factor, shape)
     time = plain * np.exp(0.3 * smooth_field(rng, shape, spacing, 28.0))
-    for scale, size in ((13.0, 2.0), (6.0, 0.8)):
+    for scale, size in ((14.0, 3.0), (6.0, 1.0)):
         time += np.float32(size) * smooth_field(rng, shape, spacing, scale)
     time = np.maximum(time, plain * np.float32(1 / _FASTEST))
     level = level_of(time, anatomy.wm * (1 - core.extent), volume, spacing, most / _FASTEST)
@@ -234,7 +234,7 @@ def distance_from(at: NDArray[Any], shape: Sequence[int], spacing: float) -> Vol
 
 
 def away_from(mask: NDArray[np.bool_], spacing: float) -> Volume:
-    """Distance of each voxel to a mask, mm, to within the voxels on which fronts travel; it is above one of these only off the mask."""
+    """Distance of each voxel to a mask, mm, to within the voxels on which fronts travel."""
     factor = factor_of(spacing)
     near = coarsen(mask.astype(np.float32), factor) > 0
     away = ndimage.distance_transform_edt(~near, sampling=spacing * factor).astype(np.float32)
