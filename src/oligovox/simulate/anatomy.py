@@ -35,7 +35,7 @@ _FOLDS = (
     0.45,
     5.0,
 )  # how much and over how many mm the borders of white matter differ from the average, in half contrasts
-_THICKNESS = (2.9, 0.15)  # of the cortex at 40 years: mean and standard deviation, mm
+_THICKNESS = (2.7, 0.15)  # of the cortex at 40 years: mean and standard deviation, mm
 _THINNING = (0.006, 0.4)  # mm per year, mm at atrophy 1
 _DEEPER = 0.9  # how much more likely CSF is per mm deeper than the cortex is thick, in half contrasts
 _WIDENING = (-3.8, 2.5)  # push on the ventricles at 20 years: mean and standard deviation, mm

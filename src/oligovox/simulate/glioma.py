@@ -6,9 +6,9 @@ takes more than half of it.
 
 Source of the places: Larjavaara et al. 2007, Neuro-Oncology 9:319 (frontal 40 %, temporal 29 %, parietal 14 %, occipital 3 %, deeper 14 %).
 Source of the classes: BraTS 2023 (1 necrotic or non-enhancing core, 2 oedema, 3 enhancing) and, after treatment, BraTS 2024 (de Verdier et
-al. 2024, arXiv:2405.18368: 1 non-enhancing core, 2 FLAIR hyperintensity around, 3 enhancing, 4 resection cavity). Volumes are chosen;
-they cover the seven segmented patients at hand, whole tumours of 24 to 217 mL, and "from memory of BraTS, not re-read" medians of about
-90 mL for the whole, 20 enhancing, 12 necrotic and 55 oedema.
+al. 2024, arXiv:2405.18368, read in its abstract and a review: 1 non-enhancing core, 2 FLAIR hyperintensity around, 3 enhancing, 4 cavity).
+Volumes and all other numbers are chosen. Seven segmented patients were looked at for ranges only: whole tumours of 24 to 217 mL. The
+volumes of BraTS itself (median of the whole about 90 mL; 20 enhancing, 12 necrotic, 55 oedema) are from memory, not re-read.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ _VALUES: Mapping[TissueName, int] = {
     "necrosis": 1, "solid_tumour": 1, "oedema": 2, "enhancing_tumour": 3, "resection_cavity": 4, "blood_products": 4,
 }  # fmt: skip
 _SPARED: tuple[TissueName, ...] = ("csf", "venous_blood", "arterial_blood", *_VALUES)
-_VARIES: Mapping[
-    TissueName, tuple[TissueName, float]
-] = {  # towards what a tissue varies from place to place, and how far
+# towards what a tissue varies from place to place, and how far
+_VARIES: Mapping[TissueName, tuple[TissueName, float]] = {
     "necrosis": ("resection_cavity", 0.8),
     "enhancing_tumour": ("solid_tumour", 0.55),
     "solid_tumour": ("necrosis", 0.6),
@@ -91,7 +90,7 @@ class Glioma(Settings):
     )
     oedema_ml: tuple[float, float] = Field(
         (4.0, 200.0),
-        description="oedema, mL: of high grade or treated: log-normal about 70, cut to this, as far as white matter holds it",
+        description="oedema, mL: log-normal about 70, cut to this and to the white matter near; low grade: 0.4 to 1.6 cores",
     )
     rim_mm: tuple[float, float] = Field((3.0, 10.0), description="usual thickness of the enhancing rim, mm")
     mass_effect_mm: tuple[float, float] = Field(
@@ -150,15 +149,14 @@ class Tumour:
 
 
 def grow_glioma(rng: np.random.Generator, anatomy: Anatomy, settings: Glioma) -> Tumour:
-    """A glioma with all that belongs to it, in the brain it has displaced.
+    """A glioma with all that belongs to it, in the brain it has displaced; only the first of several tumours displaces.
 
     Args:
         rng: the only source of chance.
         anatomy: the brain before.
-        settings: what gliomas are like.
+        settings: what gliomas are like; the probability of low grade does not apply after treatment.
     """
-    low = bool(rng.random() < settings.low_grade)
-    low = low and not settings.post_treatment
+    low = bool(rng.random() < settings.low_grade) and not settings.post_treatment
     volume = _log_normal(rng, *_CORE, settings.core_ml) * (0.6 if low or settings.post_treatment else 1.0)
     oedema = volume * rng.uniform(0.4, 1.6) if low else _log_normal(rng, *_OEDEMA, settings.oedema_ml)
     sites = _SITES[:4] if settings.post_treatment else _SITES  # what is deep is not resected
@@ -287,6 +285,7 @@ def _grow_another(
     free = (away > radius_of(volume) + 9.0).astype(np.float32)
     if not (free * anatomy.wm > 0.5).any():
         return anatomy
+    settings = settings.model_copy(update={"cavity": 0.0})  # one operation, and what has come since
     alone: dict[TissueName, Volume] = {name: np.zeros_like(anatomy.wm) for name in fractions}
     seed = _draw_seed(rng, anatomy, free, _SITES)
     anatomy = _grow(rng, anatomy, settings, alone, seed, volume, volume * rng.uniform(0.5, 1.5), low)

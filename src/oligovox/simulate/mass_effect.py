@@ -1,8 +1,8 @@
 """Mass effect: a growing tumour pushes the brain away, a resected one lets it sink in.
 
 The core is a source of volume in an otherwise incompressible medium: displacement is the gradient of a potential whose Laplacian is
-the core, so it points away from the core and, outside a ball of it, falls with the square of the distance. Towards the skull it is
-reduced to nothing, there the sulci close instead, and far away, where the ventricles give way. Deviates from mechanics: there is no falx that holds the upper midline.
+the core, so it points away from the core and, outside a ball of it, falls with the square of the distance. It fades to nothing towards
+the skull, where the sulci close instead, and far away. Deviates from mechanics: no falx holds the upper midline.
 """
 
 from __future__ import annotations

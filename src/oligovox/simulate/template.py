@@ -39,8 +39,8 @@ _TIGHT = 8.0  # the brain is computed on a grid that reaches this far around it,
 _WHITE, _GREY, _FLUID = 0.87, 0.66, 0.28  # medians of the average T1 where its tissue maps are sure (measured)
 _WHITE_BELOW = 0.825  # the same in the cerebellum
 _WHITE_FROM, _WHITE_BELOW_FROM = (
-    0.745,
-    0.715,
+    0.73,
+    0.705,
 )  # brightness at the border of white matter, above and below the tentorium; chosen
 _FLUID_TO, _FLUID_BELOW_TO = 0.46, 0.57  # the same of CSF
 _ENVELOPE = 1.0  # CSF around the brain, mm

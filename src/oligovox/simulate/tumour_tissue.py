@@ -79,8 +79,8 @@ def cavity_front(rng: np.random.Generator, anatomy: Anatomy, seed: NDArray[np.in
 def treated(rng: np.random.Generator, anatomy: Anatomy, cavity: Front, residual: bool) -> Shares:
     """A cavity with a thin enhancing line along its wall and, if `residual`, thick or nodular tumour in places.
 
-    The thin line takes less than half of a voxel: it is seen but not labelled. Source: the annotation rules of BraTS 2024 post-treatment
-    glioma (de Verdier et al. 2024, arXiv:2405.18368) leave thin linear enhancement along a cavity out.
+    The thin line takes less than half of a voxel: it is seen but not labelled. Source: a review of de Verdier et al. 2024,
+    arXiv:2405.18368, says that raters of BraTS 2024 leave thin linear enhancement along a cavity out.
     """
     shape, spacing = cavity.extent.shape, anatomy.spacing
     outside = 1 - cavity.extent
@@ -119,12 +119,8 @@ def treated(rng: np.random.Generator, anatomy: Anatomy, cavity: Front, residual:
 
 def _patches(rng: np.random.Generator, shape: tuple[int, ...], spacing: float, scale: float, share: float) -> Volume:
     """1 in patches `scale` mm across that take about this share of the volume, soft at their border, 0 between."""
-    level = float(ndtri(1 - share)) if share > 0 else np.inf
-    return (
-        smoothstep(smooth_field(rng, shape, spacing, scale), level - 0.15, level + 0.15)
-        if share > 0
-        else np.zeros(shape, np.float32)
-    )
+    level = float(ndtri(1 - max(share, 1e-3)))
+    return smoothstep(smooth_field(rng, shape, spacing, scale), level - 0.15, level + 0.15)
 
 
 def _way_out(anatomy: Anatomy, seed: NDArray[np.intp]) -> NDArray[np.float64] | None:
