@@ -164,7 +164,7 @@ def _lesion_truth(
 
 
 def _tumour_truth(recipe: BrainRecipe, rng: Rng, tumour: Tumour) -> Truth:
-    """The tumour's compartments; a resection cavity is no lesion."""
+    """The tumour's compartments; a resection cavity is no lesion, but belongs to its tumour's row and number."""
     labels, cavity = tumour.labels, tumour.classes.get("RC", 0)
     whole = (labels > 0) & (labels != cavity)
     others = _several_raters(recipe.raters, rng, labels, recipe.spacing)

@@ -58,6 +58,8 @@ def paint(parts: Parts, new: Part, *, sparing: Collection[TissueName] = ()) -> P
     left = 1 - taken / np.maximum(room, np.float32(1e-6))
 
     def cut(part: Part) -> Part:
+        if not part.fraction[box].any():
+            return part
         fraction = part.fraction.copy()
         fraction[box] *= left
         return replace(part, fraction=fraction)
