@@ -1,10 +1,11 @@
 """Does the simulator teach what patients need? Two studies → study_simulation.json beside this file.
 
-    OLIGOVOX_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/study_simulation.py labels ms tumour --out FOLDER
+    OLIGOVOX_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/study_simulation.py labels develop ms tumour --out FOLDER
 
 labels   scratch training with 1, 2, 4, 8 labelled simulated subjects, three draws each, scored on development subjects.
 ms       trained on simulated multiple sclerosis only, scored on the two labelled openms patients, beside a FLAIR threshold fitted on the other.
-tumour   trained on simulated gliomas only, scored on the five brats13_nc patients (whole tumour, FLAIR and T1w after gadolinium).
+develop  trained on simulated gliomas only, scored on the two cases of brats, whose labels are those of algorithms: for development.
+tumour   the same networks, scored on the five brats13_nc patients (whole tumour, FLAIR and T1w after gadolinium).
 
 Start it again to resume: finished runs are kept. Plan, results and reading: study_simulation.md.
 """
@@ -128,23 +129,24 @@ def real_ms():
     return Cohort(cases=tuple(c for c in cohort.cases if c.label), labels=cohort.labels, name="openms")
 
 
-def real_tumours():
-    """Five patients of BRATS 2013; whole tumour is any label above 0."""
+def real_tumours(name, pattern):
+    """Patients of brats or of BRATS 2013; whole tumour is any label above 0."""
     cases = []
-    for folder in sorted((data() / "brats13_nc").glob("BRATS13-*")):
+    for folder in sorted((data() / name).glob(pattern)):
         stem = folder / folder.name
         images = {"T1wGd": Path(f"{stem}-t1c.nii.gz"), "FLAIR": Path(f"{stem}-t2f.nii.gz")}
         cases.append(Case(subject=folder.name.replace("-", ""), images=images, label=Path(f"{stem}-seg.nii.gz")))
-    return Cohort(cases=tuple(cases), labels={"NCR": 1, "ED": 2, "ET": 3}, name="brats13")
+    return Cohort(cases=tuple(cases), labels={"NCR": 1, "ED": 2, "ET": 3}, name=name)
 
 
 def transfer(out, arms, cohort, title):
-    """Train each arm on simulation, score once on real patients, on their own grids."""
+    """Train each arm on simulation, score on real patients, on their own grids."""
     found = {}
     for name, arm in arms.items():
-        place = out / title / name.replace(" ", "-").replace(",", "")
-        store = ground(out / title, place.name, arm, arm.subjects)
-        model = trained(place / "run", store, sorted(store.people), arm, threads=2)
+        training = out / arm.preset / name.replace(" ", "-").replace(",", "")
+        store = ground(out / arm.preset, training.name, arm, arm.subjects)
+        model = trained(training / "run", store, sorted(store.people), arm)
+        place = out / title / training.name
         plan = Plan(modalities=store.plan.modalities, spacing=(arm.spacing,) * 3)
         real = prepare(cohort, plan, place / "real", workers=2)
         written = predict_cases(model, real.cases, place / "predictions", Predict(overlap=0.5), lambda *_: None)
@@ -189,10 +191,9 @@ def data():
 def main():
     """Run the parts that were named and write what is known so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("labels", "ms", "tumour"))
+    parser.add_argument("parts", nargs="+", choices=("labels", "develop", "ms", "tumour"))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     for part in given.parts:
         start = time.monotonic()
         if part == "labels":
@@ -204,17 +205,19 @@ def main():
                 "threshold": flair_threshold(given.out, cohort, part),
             }
         else:
-            cohort = real_tumours()
+            cohort = real_tumours("brats", "*-*-*") if part == "develop" else real_tumours("brats13_nc", "BRATS13-*")
             found = {
                 "arms": transfer(given.out, TUMOUR, cohort, part),
                 "threshold": flair_threshold(given.out, cohort, part),
             }
-        result[part] = found | {"seconds": round(time.monotonic() - start)}
-    result |= {
-        "command": "python benchmarks/study_simulation.py labels ms tumour --out FOLDER",
-        "versions": {name: version(name) for name in ("oligovox", "torch", "monai", "numpy")} | {"python": platform.python_version()},
-    }  # fmt: skip
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        found["seconds"] = round(time.monotonic() - start)
+        result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+        result |= {
+            part: found,
+            "command": "python benchmarks/study_simulation.py labels develop ms tumour --out FOLDER",
+            "versions": {name: version(name) for name in ("oligovox", "torch", "monai", "numpy")} | {"python": platform.python_version()},
+        }  # fmt: skip
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
