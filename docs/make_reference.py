@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from oligovox import catalogue, cli, experiment
 from oligovox.experiment.recipe import Recipe
-from oligovox.simulate.tissues import FIELDS, SOURCES, TABLE
+from oligovox.simulate.physics.tissues import FIELDS, SOURCES, TABLE
 
 HOME = Path(__file__).parent / "reference"
 _NOTE = "<!-- Written by docs/make_reference.py from the code: do not edit. -->"

@@ -61,7 +61,9 @@ def simulate(
     subjects: Annotated[int, typer.Option(help="How many.", min=1)] = 40,
     seed: int = 0,
     labelled: Annotated[int | None, typer.Option(help="Write labels for the first N only.", min=0)] = None,
-    page: Annotated[bool, typer.Option("--page", help="Also draw a page: what the cohort looks like, measured.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Also draw a page: what the cohort looks like, measured.")
+    ] = False,
     real: Annotated[Path | None, typer.Option(help="With --page: BIDS folder of real images to put beside it.")] = None,
     workers: Workers = 2,
     change: Set = [],  # noqa: B006

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from oligovox.simulate.anatomy.template import template
 from oligovox.simulate.comparison import (
     Compared,
     LesionFacts,
@@ -17,7 +18,6 @@ from oligovox.simulate.comparison import (
     meaning,
 )
 from oligovox.simulate.realism import HISTOGRAM_EDGES, Row, contrast, histograms, tissue_classes
-from oligovox.simulate.template import template
 
 MM = (1.0, 1.0, 1.0)
 SIDE = 64

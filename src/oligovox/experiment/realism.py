@@ -18,6 +18,7 @@ from oligovox.files import check_writable, write_json
 from oligovox.prepare.geometry import Volume, read_volume, resample_to, same_grid, spacing_of, to_ras
 from oligovox.report.realism import Realism, Source, write_realism
 from oligovox.report.realism_figures import Shown, View
+from oligovox.simulate.anatomy.template import template
 from oligovox.simulate.comparison import (
     Compared,
     Histograms,
@@ -28,7 +29,6 @@ from oligovox.simulate.comparison import (
     lesion_facts,
 )
 from oligovox.simulate.realism import WHITE, Mask, Row, contrast, histograms, tissue_classes
-from oligovox.simulate.template import template
 
 _FORMAT = 1
 _AVERAGE_MM = 1.0  # voxels of the average brain in which places are read

@@ -10,19 +10,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from oligovox.simulate.abdomen import draw_abdomen
-from oligovox.simulate.anatomy import Anatomy, draw_anatomy, template
-from oligovox.simulate.confounders import grow_confounders
-from oligovox.simulate.fields import Volume
-from oligovox.simulate.glioma import Tumour, grow_glioma
-from oligovox.simulate.head import draw_head
-from oligovox.simulate.implants import read_donors
-from oligovox.simulate.kspace import Spacing
-from oligovox.simulate.lesions import Lesions, grow_lesions
+from oligovox.simulate.anatomy.abdomen import draw_abdomen
+from oligovox.simulate.anatomy.brain import Anatomy, draw_anatomy, template
+from oligovox.simulate.anatomy.head import draw_head
+from oligovox.simulate.fields import Spacing, Volume
+from oligovox.simulate.pathology.confounders import grow_confounders
+from oligovox.simulate.pathology.glioma import Tumour, grow_glioma
+from oligovox.simulate.pathology.implants import read_donors
+from oligovox.simulate.pathology.lesions import Lesions, grow_lesions
+from oligovox.simulate.pathology.rims import RimMap, draw_rims
+from oligovox.simulate.physics.scene import Parts
 from oligovox.simulate.raters import Raters, Sparse, consensus, draw_rater_labels, draw_raters, sparsify
 from oligovox.simulate.recipe import AbdomenRecipe, BrainRecipe, Recipe
-from oligovox.simulate.rims import RimMap, draw_rims
-from oligovox.simulate.scene import Parts
 
 _BRAIN_MARGIN = 8.0  # mm of air around a stripped brain
 _HEAD_MARGIN = (25.0, 25.0, 30.0, 40.0, 75.0, 25.0)  # mm: left, right, back, front, below, above

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from oligovox.simulate.lesion_statistics import lesion_statistics
+from oligovox.simulate.anatomy.template import Template
+from oligovox.simulate.pathology.lesion_statistics import lesion_statistics
 from oligovox.simulate.realism import Mask, Row, Spacing
-from oligovox.simulate.template import Template
 
 Verdict: TypeAlias = Literal["inside", "overlap", "apart"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 Volume = NDArray[np.float32]
 """Array (x, y, z) in RAS order, float32."""
 
+Spacing: TypeAlias = float | Sequence[float]
+"""Voxel size in mm, one number or one for each axis."""
+
 _CLIP = 2.5
 """Lattice values are cut at this many standard deviations, so that no field has an outlier."""
 
 
-def smooth_field(
-    rng: np.random.Generator, shape: Sequence[int], spacing: float | Sequence[float], scale: float
-) -> Volume:
+def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: Spacing, scale: float) -> Volume:
     """A Gaussian random field, smooth over about `scale` mm: a cubic B-spline over random values on a lattice.
 
     Args:

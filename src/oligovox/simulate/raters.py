@@ -20,8 +20,7 @@ from scipy.special import expit
 
 from oligovox.errors import LabelError
 from oligovox.settings import Settings
-from oligovox.simulate.fields import Volume, smooth_field
-from oligovox.simulate.kspace import Spacing
+from oligovox.simulate.fields import Spacing, Volume, smooth_field
 
 Mask: TypeAlias = NDArray[np.bool_]
 Box: TypeAlias = tuple[slice, ...]

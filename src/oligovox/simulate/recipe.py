@@ -11,16 +11,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from oligovox.errors import SettingsError, nearest
 from oligovox.settings import Settings, parse
-from oligovox.simulate.abdomen import Abdomen
-from oligovox.simulate.confounders import Confounders
-from oligovox.simulate.glioma import Glioma
-from oligovox.simulate.head import Head
-from oligovox.simulate.lesions import MSLesions
-from oligovox.simulate.qsm import QSMSettings
+from oligovox.simulate.anatomy.abdomen import Abdomen
+from oligovox.simulate.anatomy.head import Head
+from oligovox.simulate.pathology.confounders import Confounders
+from oligovox.simulate.pathology.glioma import Glioma
+from oligovox.simulate.pathology.lesions import MSLesions
+from oligovox.simulate.pathology.rims import Rims
+from oligovox.simulate.physics.tissues import known_field
 from oligovox.simulate.raters import Raters, Sparse
-from oligovox.simulate.rims import Rims
-from oligovox.simulate.scanner import Acquisition
-from oligovox.simulate.tissues import known_field
+from oligovox.simulate.scanner.qsm import QSMSettings
+from oligovox.simulate.scanner.scan import Acquisition
 
 _PRESETS = Path(__file__).parent / "presets"
 

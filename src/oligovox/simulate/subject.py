@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from oligovox.simulate.body import Body, Rng, Truth, draw_body
 from oligovox.simulate.fields import Volume
-from oligovox.simulate.qsm import acquire_gre
+from oligovox.simulate.physics.scene import Palette, mix
+from oligovox.simulate.physics.sequences import GRE, protocol, signal
+from oligovox.simulate.physics.tissues import TissueName, draw_palette
 from oligovox.simulate.recipe import BrainRecipe, Recipe
-from oligovox.simulate.scanner import Scan, acquire, draw_scan, draw_site
-from oligovox.simulate.scene import Palette, mix
-from oligovox.simulate.sequences import GRE, protocol, signal
-from oligovox.simulate.tissues import TissueName, draw_palette
+from oligovox.simulate.scanner.qsm import acquire_gre
+from oligovox.simulate.scanner.scan import Scan, acquire, draw_scan, draw_site
 
 _FROM_GRE = ("T2starw", "QSM")  # both come from the same multi-echo scan
 _REFERENCE: Mapping[str, TissueName] = {"brain": "white_matter", "abdomen": "muscle"}  # noise is given relative to it

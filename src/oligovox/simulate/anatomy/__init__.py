@@ -1,0 +1,1 @@
+"""What is in a body: the brain and the head around it, the abdomen."""

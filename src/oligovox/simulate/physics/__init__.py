@@ -1,0 +1,1 @@
+"""What tissues are like, and what signal they give."""
