@@ -155,7 +155,7 @@ def transfer(out, arms, cohort, title):
             truth = read_volume(case.label, empty_ok=True)
             mask = read_volume(written[case.name], empty_ok=True).array > 0
             score = score_case(mask, truth.array > 0, tuple(spacing_of(truth.affine)))
-            rows[case.person] = {"dice": round(score.dice, 4), "lesion_f1": round(score.lesion_f1, 4)}
+            rows[case.person] = {"dice": round(score.dice, 4), "lesion_f1": round(score.lesions.f1, 4)}
         found[name] = rows
         print(f"{title}, {name}: {rows}", flush=True)
     return found
@@ -177,7 +177,7 @@ def flair_threshold(out, cohort, title):
         score = score_case(mask(case, limit), case.label() > 0, case.spacing)
         found[case.person] = {
             "dice": round(score.dice, 4),
-            "lesion_f1": round(score.lesion_f1, 4),
+            "lesion_f1": round(score.lesions.f1, 4),
             "limit": round(limit, 2),
         }
     return found

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from oligovox.cohort.bids import read_bids
 from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
 from oligovox.files import read_json, read_tsv
 from oligovox.simulate import write
@@ -143,3 +144,62 @@ def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, w
         simulate_cohort(tmp_path / "out", TINY, **{"subjects": 1, "seed": 0, **wrong})
     assert not (tmp_path / "out").exists()
     assert issubclass(SettingsError, InputError)
+
+
+@pytest.fixture(scope="module")
+def rims(tmp_path_factory):
+    recipe = make_recipe("rim", {"spacing": 3.0, "raters": {}, "sparse": {"kind": "every", "every": 4}, "visits": 2})
+    return simulate_cohort(tmp_path_factory.mktemp("rim") / "out", recipe, subjects=1, seed=2, workers=1)
+
+
+def test_every_sidecar_says_units_and_field_strength(rims):
+    images = [
+        p
+        for p in rims.rglob("*.nii.gz")
+        if p.name.split("_")[-1].split(".")[0] in ("T1w", "FLAIR", "T2starw", "Chimap")
+    ]
+    assert len(images) == 2 * 5  # two visits; magnitude, phase and susceptibility of one gradient echo
+    for image in images:
+        sidecar = read_json(image.with_name(image.name.removesuffix(".nii.gz") + ".json"))
+        assert sidecar["MagneticFieldStrength"] == 3.0
+        assert np.all(np.array(sidecar["EchoTime"]) < 0.2)  # seconds
+        assert sidecar["Simulated"]
+        assert ("Chimap" not in image.name) or sidecar["Units"] == "ppb"
+        assert ("phase" not in image.name) or sidecar["Units"] == "rad"
+    units = read_json(rims / "participants.json")
+    assert {units[c]["Units"] for c in ("age", "field_T", "brain_mL")} == {"year", "T", "mL"}
+    phase = np.asarray(nib.load(next(rims.rglob("*phase_T2starw.nii.gz"))).dataobj)
+    assert -np.pi <= phase.min() < -1 < 1 < phase.max() <= np.pi + 1e-5
+
+
+def test_tables_and_maps_on_disk_agree(rims):
+    for visit in ("ses-1", "ses-2"):
+        derived = rims / "derivatives" / "oligovox-simulate" / "sub-001" / visit / "anat"
+        stem = f"sub-001_{visit}_"
+
+        def load(name, derived=derived, stem=stem):
+            return np.asarray(nib.load(derived / f"{stem}{name}.nii.gz").dataobj)
+
+        instances, lesion = load("desc-instances_dseg"), load("label-lesion_mask")
+        rows = read_tsv(derived / f"{stem}desc-instances_dseg.tsv")
+        volumes = np.bincount(instances.ravel())[1:] * 27
+        np.testing.assert_allclose([float(row["volume_mm3"]) for row in rows], volumes, rtol=1e-3)
+        np.testing.assert_array_equal(instances > 0, lesion > 0)
+        assert {"rim", "coverage", "strength_ppb", "mimic"} <= set(rows[0])
+        sparse = load("desc-sparse_dseg")
+        looked = (sparse != 255).any((0, 1))
+        np.testing.assert_array_equal(sparse[..., looked], lesion[..., looked])
+        assert looked.sum() == pytest.approx(lesion.shape[2] / 4, abs=1)
+        raters = np.stack([load(f"desc-rater{k}_mask") for k in (1, 2, 3)])
+        np.testing.assert_array_equal(load("desc-consensus_mask"), raters.sum(0) >= 2)
+        assert (derived / f"{stem}desc-change_dseg.nii.gz").is_file() == (visit == "ses-2")
+
+
+def test_classes_of_a_cohort_are_written_where_the_reader_finds_them(tmp_path):
+    recipe = make_recipe("glioma-2024", {"spacing": 4.0, "sequences": ["FLAIR"]})
+    out = simulate_cohort(tmp_path / "out", recipe, subjects=1, seed=2, workers=1)
+    cohort = read_bids(out, mask="tumour")
+    assert cohort.labels == {"NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+    whole = np.asarray(nib.load(read_bids(out).cases[0].label).dataobj)
+    labels = np.asarray(nib.load(cohort.cases[0].label).dataobj)
+    np.testing.assert_array_equal(whole > 0, np.isin(labels, (1, 2, 3)))
