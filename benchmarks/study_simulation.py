@@ -69,10 +69,11 @@ MS = {
     "many sites, 1.5 and 3 T": Arm("ms-multisite"),
     "1 mm": Arm("ms-3t", spacing=1.0, steps=800, patch=(56, 56, 56)),
 }
+TWO = {"sequences": ["T1wGd", "FLAIR"]}  # what the patients have
 TUMOUR = {
-    "default": Arm("glioma-2023", {"sequences": ["T1wGd", "FLAIR"]}),
-    "no bias field": Arm("glioma-2023", {"sequences": ["T1wGd", "FLAIR"], "acquisition": {"bias": [0.0, 0.0]}}),
-    "one site": Arm("glioma-2023", {"sequences": ["T1wGd", "FLAIR"], "acquisition": {"sites": 1}}),
+    "default": Arm("glioma-2023", TWO, subjects=40, steps=1000),
+    "no bias field": Arm("glioma-2023", TWO | {"acquisition": {"bias": [0.0, 0.0]}}, subjects=40, steps=1000),
+    "one site": Arm("glioma-2023", TWO | {"acquisition": {"sites": 1}}, subjects=40, steps=1000),
 }
 
 

@@ -40,7 +40,9 @@ def parse(kind: type[S], given: Mapping[str, Any], where: str) -> S:
 
 def _explain(kind: type[Settings], error: ValidationError, where: str) -> str:
     first = error.errors(include_url=False)[0]
-    *parents, last = (str(part) for part in first["loc"]) if first["loc"] else ("",)
+    if not first["loc"]:  # the settings as a whole
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}".replace("\n", " ")
+    *parents, last = (str(part) for part in first["loc"])
     place = ".".join([where, *parents])
     if first["type"] == "extra_forbidden":
         return f"{place}: unknown key '{last}'; {nearest(last, _keys(kind, parents))}"

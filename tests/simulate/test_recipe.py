@@ -32,7 +32,7 @@ def test_changes_are_laid_over_a_preset_at_every_depth():
         ("ms-3t", {"fields": [4.0]}, "1.5"),
         ("ms-3t", {"age": [50, 20]}, "age = (50.0, 20.0)"),
         ("ms-3t", {"sequences": ["T1w", "T1w"]}, "has a name twice"),
-        ("ms-3t", {"glioma": {}}, "set one of lesions, glioma to null"),
+        ("ms-3t", {"glioma": {}}, "set one of lesions, glioma, and the other to null"),
         ("glioma-2023", {"rims": {}}, "rims needs lesions"),
         ("glioma-2023", {"visits": 2}, "second visit"),
         ("chaos", {"sequences": ["FLAIR"]}, "T1in"),

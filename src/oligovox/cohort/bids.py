@@ -110,7 +110,10 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
                 session=session,
                 images={name: image.path for name, image in images.items()},
                 label=_label(masks, mask) if mask else None,
-                brain=_only([m for m in masks if m.suffix == "mask" and _called(m, "brain")], "brain masks"),
+                brain=_only(
+                    [m for m in masks if m.suffix == "mask" and (_called(m, "brain") or _called(m, "body"))],
+                    "brain or body masks",
+                ),
                 info=people.get(f"sub-{subject}", {}),
             )
         )

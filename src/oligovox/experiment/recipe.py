@@ -259,9 +259,13 @@ def _change(content: dict[str, Any], change: str) -> None:
 
 def _located(choice: CohortChoice, home: Path) -> CohortChoice:
     """The same choice with absolute paths."""
-    return choice.model_copy(
-        update={key: _absolute(key, path, home) for key in ("bids", "table") if (path := getattr(choice, key))}
-    )
+    update: dict[str, Any] = {
+        key: _absolute(key, path, home) for key in ("bids", "table") if (path := getattr(choice, key))
+    }
+    if (simulate := choice.simulate) and (donors := getattr(simulate.recipe, "donors", None)):
+        recipe = simulate.recipe.model_copy(update={"donors": _absolute("donors", donors, home)})
+        update["simulate"] = simulate.model_copy(update={"recipe": recipe})
+    return choice.model_copy(update=update)
 
 
 def _absolute(key: str, path: str, home: Path) -> str:

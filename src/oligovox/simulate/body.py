@@ -43,6 +43,7 @@ class Truth:
         lesions: (x, y, z) whole lesions, or None where the classes are organs.
         instances: (x, y, z) number of the lesion (26-connected), 0 = none.
         rows: one a lesion, `id` is its number; units are in the keys.
+        told: keys of a subject's facts that give the labels away.
         others: further label maps by name: rater1 …, consensus, sparse (255: nobody looked), change (1 new, 2 larger, 3 smaller).
     """
 
@@ -53,6 +54,7 @@ class Truth:
     instances: NDArray[np.int32] | None = None
     rows: tuple[Mapping[str, Any], ...] = ()
     others: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    told: tuple[str, ...] = ("lesion_mL", "lesions")
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def _abdomen(recipe: AbdomenRecipe, rng: Rng) -> Body:
     drawn = draw_abdomen(rng("person"), recipe.anatomy)
     others = _several_raters(recipe.raters, rng, drawn.labels, drawn.spacing)
     others |= _sparse(recipe.sparse, rng, drawn.labels, drawn.spacing)
-    truth = Truth(drawn.labels, drawn.classes, "organs", others=others)
+    told = tuple(f"{name}_mL" for name in drawn.classes)
+    truth = Truth(drawn.labels, drawn.classes, "organs", others=others, told=told)
     facts = {"labels": "organs", "classes": dict(drawn.classes), **drawn.facts}
     return Body(drawn.parts, truth, drawn.body, False, drawn.affine, drawn.spacing, _ADULT, facts)
 

@@ -60,7 +60,7 @@ class BrainRecipe(Settings):
         _ascending("atrophy", self.atrophy, 0.0, 1.0)
         if (self.lesions is None) == (self.glioma is None):
             raise ValueError(
-                "a cohort has lesions of multiple sclerosis or a glioma: set one of lesions, glioma to null"
+                "a cohort has lesions of multiple sclerosis or a glioma: set one of lesions, glioma, and the other to null"
             )
         for name in ("rims", "donors"):
             if getattr(self, name) is not None and self.lesions is None:

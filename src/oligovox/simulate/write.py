@@ -13,6 +13,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPo
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
-from oligovox.files import atomic_file, check_writable, hash_json, read_json, sweep, write_json, write_tsv
+from oligovox.files import atomic_file, check_writable, hash_file, hash_json, read_json, sweep, write_json, write_tsv
 from oligovox.processes import end_with_parent
 from oligovox.simulate.recipe import BrainRecipe, Recipe
 from oligovox.simulate.subject import SimulatedSubject, simulate_subject, subject_seed
@@ -41,6 +42,7 @@ _SUFFIXES = {
     "T2spir": "acq-spir_T2w",
 }
 _DERIVED = {"QSM": "Chimap"}  # BIDS calls a susceptibility map a derivative
+_INSIDE = {"brain": "brain", "abdomen": "body"}  # name of the mask of what was scanned
 _SEVERAL = ("sparse", "change")  # these have more values than 0 and 1
 _UNITS = {
     "age": {"Description": "age", "Units": "year"},
@@ -91,9 +93,17 @@ class _Job:
 
     @property
     def fingerprint(self) -> str:
-        recipe = self.recipe.model_dump(mode="json")
+        """Of everything the files of this visit depend on."""
         return hash_json(
-            {"format": _FORMAT, "recipe": recipe, "seed": self.seed, "number": self.number, "label": self.labelled}
+            {
+                "format": _FORMAT,
+                "version": _release(),
+                "recipe": self.recipe.model_dump(mode="json"),
+                "donors": _donor_hash(self.recipe.donors) if isinstance(self.recipe, BrainRecipe) else "",
+                "seed": self.seed,
+                "number": self.number,
+                "label": self.labelled,
+            }
         )
 
 
@@ -150,6 +160,10 @@ def simulate_cohort(
         if not (number.isdigit() and found.name == f"sub-{int(number):03d}" and 1 <= int(number) <= subjects):
             raise OutputError(
                 f"{out}: has {found.name}, which this run of {subjects} subjects does not make; choose another folder"
+            )
+        if (found / ("anat" if visits > 1 else "ses-1")).exists():
+            raise OutputError(
+                f"{out}: {found.name} was made with another number of visits than {visits}; choose another folder"
             )
     if any(out.glob("[!.]*")) and not _is_ours(out / "dataset_description.json"):
         raise OutputError(f"{out}: holds files that were not simulated here; choose an empty or a new folder")
@@ -228,9 +242,11 @@ def _make(job: _Job) -> None:
             stale.unlink()
     person = simulate_subject(job.recipe, subject_seed(job.seed, job.number), visit=job.visit)
     files = _write_images(job, person) + (_write_truth(job, person) if job.labelled else [])
-    files.append(_write(job.derived / f"{job.name}_desc-brain_mask.nii.gz", person.brain.astype(np.uint8), person))
+    inside = job.derived / f"{job.name}_desc-{_INSIDE[job.recipe.body]}_mask.nii.gz"
+    files.append(_write(inside, person.brain.astype(np.uint8), person))
     below = [path.relative_to(job.out).as_posix() for path in files]
-    write_json(job.note, {"fingerprint": job.fingerprint, "files": below, "facts": person.facts})
+    told = {k: v for k, v in person.facts.items() if job.labelled or k not in person.truth.told}
+    write_json(job.note, {"fingerprint": job.fingerprint, "files": below, "facts": told})
 
 
 def _write_images(job: _Job, person: SimulatedSubject) -> list[Path]:
@@ -302,7 +318,7 @@ def _sidecar(job: _Job, person: SimulatedSubject, modality: str) -> dict[str, An
         times = {"EchoTime": times["EchoTime"], "RepetitionTime": times["RepetitionTime"], "Units": "ppb"}
     return {
         "Simulated": True,
-        "SkullStripped": not (isinstance(job.recipe, BrainRecipe) and job.recipe.head),
+        **({"SkullStripped": job.recipe.head is None} if isinstance(job.recipe, BrainRecipe) else {}),
         "MagneticFieldStrength": person.facts["field_T"],
         "StationName": person.facts["site"],
         **times,
@@ -315,13 +331,22 @@ def _seconds(ms: float | list[float] | tuple[float, ...]) -> Any:
     return [round(v / 1000, 6) for v in ms] if isinstance(ms, list | tuple) else round(ms / 1000, 6)
 
 
+def _release() -> str:
+    try:
+        return version("oligovox")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@cache
+def _donor_hash(folder: str | None) -> str:
+    """Of the masks that are implanted; they are taken not to change while a cohort is made."""
+    return hash_json({path.name: hash_file(path) for path in sorted(Path(folder).glob("*.nii*"))}) if folder else ""
+
+
 def _describe(out: Path, recipe: Recipe, seed: int) -> None:
     """The dataset_description.json of the dataset and of its derivatives."""
-    try:
-        release = version("oligovox")
-    except PackageNotFoundError:
-        release = "unknown"
-    common = {"BIDSVersion": _BIDS, "GeneratedBy": [{"Name": "oligovox", "Version": release}]}
+    common = {"BIDSVersion": _BIDS, "GeneratedBy": [{"Name": "oligovox", "Version": _release()}]}
     recipe_and_seed = {"Recipe": recipe.model_dump(mode="json"), "Seed": seed}
     raw = {"Name": f"Simulated MRI of the {recipe.body}", "DatasetType": "raw"}
     derived = {"Name": "Truth about the simulated subjects", "DatasetType": "derivative"}

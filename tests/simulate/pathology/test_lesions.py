@@ -68,7 +68,7 @@ def test_the_mask_has_the_load_asked_for(person, load):
 
 def test_no_mask_is_empty(person):
     for seed in range(5):
-        assert 1 <= np.count_nonzero(grow(person, 0.05, seed).mask) <= 2  # 50 mm³ in voxels of 27
+        assert 1 <= np.count_nonzero(grow(person, 0.05, seed).mask) <= 3  # 50 mm³ in voxels of 27
 
 
 def test_lesions_lie_in_white_matter_near_the_ventricles_and_are_soft_at_the_border(person, lesions):

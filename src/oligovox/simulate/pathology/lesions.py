@@ -171,7 +171,15 @@ class _Person:
 
     def __init__(self, rng: np.random.Generator, anatomy: Anatomy, settings: MSLesions) -> None:
         shape, spacing = anatomy.wm.shape, anatomy.spacing
+        person, rng = rng.spawn(
+            2
+        )  # what does not depend on the grid has a stream of its own: the same load at every voxel size
         self._rng, self._anatomy, self._settings = rng, anatomy, settings
+        ranges = (settings.severity, settings.black_holes, settings.diffuse, settings.central_vein)
+        self._severity, self._black_holes, self._diffuse, self._vein = (person.uniform(*limits) for limits in ranges)
+        self._active = person.random() < settings.enhancing_people
+        self._load = 1000 * draw_load(person, *settings.load_ml)  # mm³
+        self._volumes = draw_volumes(person, self._load)
         self._voxel = spacing**3
         self._least = max(int(np.ceil(SPECK / self._voxel)), 1)  # voxels
         self._allowed = allowed(anatomy)
@@ -179,21 +187,16 @@ class _Person:
         self._noise += 0.35 * smooth_field(rng, shape, spacing, max(2.5, spacing))
         self._patches = 0.85 * smooth_field(rng, shape, spacing, 7.0)
         self._patches += 0.5 * smooth_field(rng, shape, spacing, max(3.0, spacing))
-        ranges = (settings.severity, settings.black_holes, settings.diffuse, settings.central_vein)
-        self._severity, self._black_holes, self._diffuse, self._vein = (rng.uniform(*limits) for limits in ranges)
-        self._active = rng.random() < settings.enhancing_people
 
     def draw(self) -> Canvas:
         """Lesions drawn one after another, the largest first, until their mask has the load."""
         rng, voxel, least = self._rng, self._voxel, self._least
-        load = 1000 * draw_load(rng, *self._settings.load_ml)
         canvas, sites = self._canvas(), Sites(rng, self._anatomy, self._allowed)
-        volumes = draw_volumes(rng, load)
-        self._banded = bool(volumes[0] >= CONFLUENT)
-        for volume in volumes:
+        self._banded = bool(self._volumes[0] >= CONFLUENT)
+        for volume in self._volumes:
             self._place(rng, canvas, sites, int(volume / voxel + rng.random()))
         for _ in range(_MORE):
-            left = round(load / voxel) - sum(lesion.voxels for lesion in canvas.lesions)
+            left = round(self._load / voxel) - sum(lesion.voxels for lesion in canvas.lesions)
             if left < least and canvas.lesions:
                 break
             self._place(rng, canvas, sites, left if left < 3 * least else int(rng.integers(least, left // 2 + 1)))
