@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.errors import CohortError
-from oligovox.experiment.verbs import Show, quiet, read_cohort
+from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.files import check_writable, write_json
 from oligovox.prepare.geometry import Volume, read_volume, resample_to, same_grid, spacing_of, to_ras
 from oligovox.report.realism import Realism, Source, write_realism

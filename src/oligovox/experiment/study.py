@@ -29,13 +29,14 @@ from oligovox.cohort.splits import Split, nested_budgets, save_budgets
 from oligovox.engine.log import say
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import SettingsError
+from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.collect import collect
 from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
 from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import Arm, Recipe, SimulatedCohort, read_recipe, write_recipe
 from oligovox.experiment.scoring import check_grids, score_pairs
 from oligovox.experiment.training import check
-from oligovox.experiment.verbs import Show, finetune, pretrain, quiet
+from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.files import atomic_file, check_writable, sweep
 from oligovox.prepare.pipeline import check as check_cohort
 from oligovox.prepare.pipeline import prepare as prepare_cohort

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from oligovox import catalogue
-from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
 from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError
+from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
+from oligovox.experiment.realism import realism_page
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
 from oligovox.experiment.scoring import score_pairs
 from oligovox.experiment.training import Job, model_folder, start_network, train
@@ -35,14 +36,6 @@ from oligovox.sample.patches import Stream
 from oligovox.settings import parse
 from oligovox.simulate.recipe import make_recipe
 from oligovox.simulate.write import simulate_cohort
-
-Show = Callable[[str], Callable[[int, int, str], None]]
-"""Title → a progress callback (done, total, name of the case)."""
-
-
-def quiet(title: str) -> Callable[[int, int, str], None]:
-    """No progress shown."""
-    return lambda done, total, name: None
 
 
 def simulate(
@@ -92,8 +85,6 @@ def simulate(
     )
     done: dict[str, Any] = {"cohort": str(out), "preset": preset, "subjects": subjects, "seed": seed}
     if page:
-        from oligovox.experiment.realism import realism_page  # it reads cohorts by this module's functions
-
         name = "organs" if recipe.body == "abdomen" else "tumour" if recipe.glioma else "lesion"
         done["page"] = str(realism_page(out, out / "derivatives" / "realism", real=real, mask=name, show=show))
     return done
@@ -130,12 +121,6 @@ def prepare(
     made = prepare_cohort(cohort, plan, store, workers=workers, progress=show("prepare"))
     labelled = sum(case.labelled for case in made.cases)
     return {"store": str(store), "cases": len(made.cases), "labelled": labelled, "modalities": list(plan.modalities)}
-
-
-def read_cohort(data: Path | str, *, mask: str | None = "lesion") -> Cohort:
-    """A cohort from a BIDS folder (mask None: without labels) or from a table written by `Cohort.save`."""
-    data = Path(data)
-    return Cohort.load(data) if data.suffix == ".tsv" else read_bids(data, mask=mask)
 
 
 def pretrain(
