@@ -61,13 +61,13 @@ class Arm:
 
 MS = {
     "default": Arm("ms-3t"),
-    "no bias field": Arm("ms-3t", {"acquisition": {"bias": [0.0, 0.0]}}),
+    "1 mm": Arm("ms-3t", spacing=1.0, steps=800, patch=(56, 56, 56)),
+    "one site": Arm("ms-3t", {"acquisition": {"sites": 1}}),
     "no confounders": Arm(
         "ms-3t", {"confounders": dict.fromkeys(("caps", "dirty", "age_related", "perivascular", "arteries"), 0)}
     ),
-    "one site": Arm("ms-3t", {"acquisition": {"sites": 1}}),
+    "no bias field": Arm("ms-3t", {"acquisition": {"bias": [0.0, 0.0]}}),
     "many sites, 1.5 and 3 T": Arm("ms-multisite"),
-    "1 mm": Arm("ms-3t", spacing=1.0, steps=800, patch=(56, 56, 56)),
 }
 TWO = {"sequences": ["T1wGd", "FLAIR"]}  # what the patients have
 TUMOUR = {

@@ -65,6 +65,9 @@ def simulate(
         bool, typer.Option("--page", help="Also draw a page: what the cohort looks like, measured.")
     ] = False,
     real: Annotated[Path | None, typer.Option(help="With --page: BIDS folder of real images to put beside it.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="With --page: folder of real lesion masks to compare lesions with.")
+    ] = None,
     workers: Workers = 2,
     change: Set = [],  # noqa: B006
     json: Json = False,
@@ -73,7 +76,8 @@ def simulate(
     from oligovox import experiment
 
     result = experiment.simulate(
-        out, preset=preset, subjects=subjects, seed=seed, labelled=labelled, page=page, real=real, workers=workers,
+        out, preset=preset, subjects=subjects, seed=seed, labelled=labelled, page=page, real=real, masks=masks,
+        workers=workers,
         changes=tuple(change), show=_bar,
     )  # fmt: skip
     _say(result, json)

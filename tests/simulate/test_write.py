@@ -77,16 +77,29 @@ def test_resume_makes_only_what_is_gone(tmp_path, monkeypatch):
     assert made == ["sub-002"]
     assert calls == [(1, 2, "sub-001"), (2, 2, "sub-002")]
     assert _bytes(out) == before
-    simulate_cohort(out, TINY, subjects=2, seed=4, workers=1)
+    (out / "sub-001/anat/sub-001_FLAIR.json").unlink()
+    _derived(out, "sub-002").joinpath("sub-002_desc-simulation.json").write_text("[]")
+    simulate_cohort(out, TINY, subjects=2, seed=3, workers=1)
     assert made == ["sub-002", "sub-001", "sub-002"]
-    assert _bytes(out / "sub-001") != {k: v for k, v in before.items() if "sub-001/anat" in k}
+    assert _bytes(out) == before
 
 
-def test_a_changed_recipe_leaves_no_stale_file(tmp_path):
+@pytest.mark.parametrize(("other", "seed", "what"), [({}, 4, "seed"), ({"sequences": ("FLAIR",)}, 3, "recipe")])
+def test_a_folder_with_another_cohort_is_refused(tmp_path, other, seed, what):
     out = simulate_cohort(tmp_path / "out", TINY, subjects=1, seed=3, workers=1)
-    simulate_cohort(out, TINY.model_copy(update={"sequences": ("FLAIR",)}), subjects=1, seed=3, labelled=0, workers=1)
-    assert [p.name for p in sorted((out / "sub-001/anat").glob("*.nii.gz"))] == ["sub-001_FLAIR.nii.gz"]
+    before = _bytes(out)
+    with pytest.raises(OutputError, match=f"another {what}; choose another folder"):
+        simulate_cohort(out, TINY.model_copy(update=other), subjects=1, seed=seed, workers=1)
+    assert _bytes(out) == before
+
+
+def test_a_label_that_is_no_longer_told_is_gone(tmp_path):
+    out = simulate_cohort(tmp_path / "out", TINY, subjects=1, seed=3, workers=1)
+    simulate_cohort(out, TINY, subjects=1, seed=3, labelled=0, workers=1)
     assert not list(out.rglob("*_label-lesion_mask.nii.gz"))
+    note = _derived(out, "sub-001") / "sub-001_desc-simulation.json"
+    assert not {"lesion_mL", "lesions"} & set(read_json(note)["facts"])
+    assert "lesion_mL" not in read_tsv(out / "participants.tsv")[0]
 
 
 def test_a_killed_writer_leaves_no_half_file_and_the_next_run_ends_the_same(tmp_path):
@@ -148,7 +161,7 @@ def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, w
 
 @pytest.fixture(scope="module")
 def rims(tmp_path_factory):
-    recipe = make_recipe("rim", {"spacing": 3.0, "raters": {}, "sparse": {"kind": "every", "every": 4}, "visits": 2})
+    recipe = make_recipe("rim", {"spacing": 3.0, "raters": {}, "sparse": {"kind": "every", "every": 4}})
     return simulate_cohort(tmp_path_factory.mktemp("rim") / "out", recipe, subjects=1, seed=2, workers=1)
 
 
@@ -158,7 +171,7 @@ def test_every_sidecar_says_units_and_field_strength(rims):
         for p in rims.rglob("*.nii.gz")
         if p.name.split("_")[-1].split(".")[0] in ("T1w", "FLAIR", "T2starw", "Chimap")
     ]
-    assert len(images) == 2 * 5  # two visits; magnitude, phase and susceptibility of one gradient echo
+    assert len(images) == 5  # magnitude, phase and susceptibility of one gradient echo
     for image in images:
         sidecar = read_json(image.with_name(image.name.removesuffix(".nii.gz") + ".json"))
         assert sidecar["MagneticFieldStrength"] == 3.0
@@ -173,26 +186,31 @@ def test_every_sidecar_says_units_and_field_strength(rims):
 
 
 def test_tables_and_maps_on_disk_agree(rims):
-    for visit in ("ses-1", "ses-2"):
-        derived = rims / "derivatives" / "oligovox-simulate" / "sub-001" / visit / "anat"
-        stem = f"sub-001_{visit}_"
+    derived = _derived(rims, "sub-001")
 
-        def load(name, derived=derived, stem=stem):
-            return np.asarray(nib.load(derived / f"{stem}{name}.nii.gz").dataobj)
+    def load(name):
+        return np.asarray(nib.load(derived / f"sub-001_{name}.nii.gz").dataobj)
 
-        instances, lesion = load("desc-instances_dseg"), load("label-lesion_mask")
-        rows = read_tsv(derived / f"{stem}desc-instances_dseg.tsv")
-        volumes = np.bincount(instances.ravel())[1:] * 27
-        np.testing.assert_allclose([float(row["volume_mm3"]) for row in rows], volumes, rtol=1e-3)
-        np.testing.assert_array_equal(instances > 0, lesion > 0)
-        assert {"rim", "coverage", "strength_ppb", "mimic"} <= set(rows[0])
-        sparse = load("desc-sparse_dseg")
-        looked = (sparse != 255).any((0, 1))
-        np.testing.assert_array_equal(sparse[..., looked], lesion[..., looked])
-        assert looked.sum() == pytest.approx(lesion.shape[2] / 4, abs=1)
-        raters = np.stack([load(f"desc-rater{k}_mask") for k in (1, 2, 3)])
-        np.testing.assert_array_equal(load("desc-consensus_mask"), raters.sum(0) >= 2)
-        assert (derived / f"{stem}desc-change_dseg.nii.gz").is_file() == (visit == "ses-2")
+    instances, lesion = load("desc-instances_dseg"), load("label-lesion_mask")
+    rows = read_tsv(derived / "sub-001_desc-instances_dseg.tsv")
+    volumes = np.bincount(instances.ravel())[1:] * 27
+    np.testing.assert_allclose([float(row["volume_mm3"]) for row in rows], volumes, rtol=1e-3)
+    np.testing.assert_array_equal(instances > 0, lesion > 0)
+    assert {"rim", "coverage", "strength_ppb", "mimic"} <= set(rows[0])
+    sparse = load("desc-sparse_dseg")
+    looked = (sparse != 255).any((0, 1))
+    np.testing.assert_array_equal(sparse[..., looked], lesion[..., looked])
+    assert looked.sum() == pytest.approx(lesion.shape[2] / 4, abs=1)
+    raters = np.stack([load(f"desc-rater{k}_mask") for k in (1, 2, 3)])
+    np.testing.assert_array_equal(load("desc-consensus_mask"), raters.sum(0) >= 2)
+
+
+def test_two_visits_are_two_sessions(tmp_path):
+    recipe = TINY.model_copy(update={"visits": 2, "sequences": ("FLAIR",)})
+    out = simulate_cohort(tmp_path / "out", recipe, subjects=1, seed=3, workers=2)
+    assert [case.name for case in read_bids(out).cases] == ["sub-001_ses-1", "sub-001_ses-2"]
+    changes = [p.name for p in out.rglob("*desc-change_dseg.nii.gz")]
+    assert changes == ["sub-001_ses-2_desc-change_dseg.nii.gz"]
 
 
 def test_classes_of_a_cohort_are_written_where_the_reader_finds_them(tmp_path):

@@ -47,6 +47,7 @@ def simulate(
     labelled: int | None = None,
     page: bool = False,
     real: Path | str | None = None,
+    masks: Path | str | None = None,
     workers: int = 2,
     changes: Sequence[str] = (),
     show: Show = quiet,
@@ -61,6 +62,7 @@ def simulate(
         labelled: write labels and truth tables for the first so many only; None: for all.
         page: also draw derivatives/realism/realism.html in it: slices, histograms, contrasts, lesions.
         real: with page: BIDS folder of real images to put beside it.
+        masks: with page: folder of real lesion masks to compare the lesions with.
         workers: processes.
         changes: settings of `simulate.recipe` that differ from the preset, as key=value.
         show: progress.
@@ -70,10 +72,11 @@ def simulate(
         OutputError: the folder cannot be written.
     """
     out = Path(out)
-    if real and not page:
-        raise SettingsError("real is for the page; give page (--page) as well")
+    if (real or masks) and not page:
+        raise SettingsError("real and masks are for the page; give page (--page) as well")
     recipe = make_recipe(preset, nested(changes))
     check_writable(out)
+    beside = read_cohort(real) if real else None  # a wrong folder is said before the long work
     simulate_cohort(
         out,
         recipe,
@@ -86,7 +89,9 @@ def simulate(
     done: dict[str, Any] = {"cohort": str(out), "preset": preset, "subjects": subjects, "seed": seed}
     if page:
         name = "organs" if recipe.body == "abdomen" else "tumour" if recipe.glioma else "lesion"
-        done["page"] = str(realism_page(out, out / "derivatives" / "realism", real=real, mask=name, show=show))
+        done["page"] = str(
+            realism_page(out, out / "derivatives" / "realism", real=beside, masks=masks, mask=name, show=show)
+        )
     return done
 
 

@@ -17,6 +17,7 @@ from oligovox.simulate.pathology.confounders import Confounders
 from oligovox.simulate.pathology.glioma import Glioma
 from oligovox.simulate.pathology.lesions import MSLesions
 from oligovox.simulate.pathology.rims import Rims
+from oligovox.simulate.physics.sequences import protocol
 from oligovox.simulate.physics.tissues import known_field
 from oligovox.simulate.raters import Raters, Sparse
 from oligovox.simulate.scanner.qsm import QSMSettings
@@ -27,6 +28,9 @@ _PRESETS = Path(__file__).parent / "presets"
 BrainSequence: TypeAlias = Literal["T1w", "T1wGd", "T2w", "PDw", "FLAIR", "T2starw", "QSM"]
 AbdomenSequence: TypeAlias = Literal["T1in", "T1out", "T2spir"]
 FieldStrength: TypeAlias = Annotated[float, AfterValidator(known_field)]
+
+Protocols: TypeAlias = dict[str, dict[str, float | tuple[float, ...] | bool]]
+_OF_PROTOCOLS = "sequence → its settings (ms, degrees, Hz) that differ from the usual ones, such as {FLAIR: {ti: 2400}}; sites vary around them"
 
 
 class BrainRecipe(Settings):
@@ -39,6 +43,7 @@ class BrainRecipe(Settings):
     )
     sequences: tuple[BrainSequence, ...] = Field(("T1w", "T2w", "FLAIR"), min_length=1, description="what is acquired")
     missing: float = Field(0.0, ge=0, lt=1, description="probability that a sequence was not acquired; one always was")
+    protocols: Protocols = Field({}, description=_OF_PROTOCOLS)
     age: tuple[float, float] = Field((20.0, 60.0), description="years")
     atrophy: tuple[float, float] = Field((0.0, 0.8), description="0 none, 1 severe: duration of the disease")
     head: Head | None = Field(None, description="the whole head; null: as after perfect skull stripping")
@@ -65,6 +70,9 @@ class BrainRecipe(Settings):
         for name in ("rims", "donors"):
             if getattr(self, name) is not None and self.lesions is None:
                 raise ValueError(f"{name} needs lesions, which is null")
+        _protocols_fit(self.protocols, self.sequences, self.fields)
+        if self.rims and self.visits == 2:
+            raise ValueError("rims are graded at one visit; set visits to 1, or rims to null")
         if self.visits == 2 and self.lesions is None:
             raise ValueError("a second visit is simulated for lesions of multiple sclerosis only; set visits to 1")
         return self
@@ -77,6 +85,7 @@ class AbdomenRecipe(Settings):
     fields: tuple[FieldStrength, ...] = Field((1.5,), min_length=1, description="field strengths, T; see brain")
     sequences: tuple[AbdomenSequence, ...] = Field(("T1in", "T1out", "T2spir"), min_length=1)
     missing: float = Field(0.0, ge=0, lt=1, description="probability that a sequence was not acquired; one always was")
+    protocols: Protocols = Field({}, description=_OF_PROTOCOLS)
     anatomy: Abdomen = Abdomen()
     acquisition: Acquisition = Acquisition()
     raters: Raters | None = Field(None, description="labels as people draw them, beside the truth; null: none")
@@ -85,6 +94,7 @@ class AbdomenRecipe(Settings):
     @model_validator(mode="after")
     def _possible(self) -> AbdomenRecipe:
         _once("sequences", self.sequences)
+        _protocols_fit(self.protocols, self.sequences, self.fields)
         return self
 
 
@@ -129,6 +139,14 @@ def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         below = result.get(key)
         result[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def _protocols_fit(protocols: Protocols, sequences: tuple[str, ...], fields: tuple[float, ...]) -> None:
+    for name in protocols:
+        if name not in sequences:
+            raise ValueError(f"protocols has {name}, which is not among the sequences {', '.join(sequences)}")
+        for strength in fields:
+            protocol(name, strength, protocols[name])
 
 
 def _once(name: str, values: tuple[str, ...]) -> None:

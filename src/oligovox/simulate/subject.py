@@ -23,6 +23,7 @@ from oligovox.simulate.recipe import BrainRecipe, Recipe
 from oligovox.simulate.scanner.qsm import acquire_gre
 from oligovox.simulate.scanner.scan import Scan, acquire, draw_scan, draw_site
 
+_SITES = 1000  # the most that a cohort can have
 _FROM_GRE = ("T2starw", "QSM")  # both come from the same multi-echo scan
 _REFERENCE: Mapping[str, TissueName] = {"brain": "white_matter", "abdomen": "muscle"}  # noise is given relative to it
 
@@ -60,7 +61,7 @@ def simulate_subject(recipe: Recipe, seed: int, *, visit: int = 1) -> SimulatedS
     body = draw_body(recipe, rng, visit)
     number = int(rng("site").integers(recipe.acquisition.sites))
     strength = recipe.fields[number % len(recipe.fields)]
-    site = draw_site(_streams(number)("a site"), recipe.acquisition, strength)
+    site = draw_site(_streams(number + _SITES * recipe.acquisition.scanners)("a site"), recipe.acquisition, strength)
     palette = draw_palette(rng("tissues"), strength, age=body.age)
     acquired = _acquired(rng(f"acquired, visit {visit}"), recipe)
     images: dict[str, Volume] = {}
@@ -70,11 +71,18 @@ def simulate_subject(recipe: Recipe, seed: int, *, visit: int = 1) -> SimulatedS
         chance = rng(f"{modality}, visit {visit}")
         if modality in _FROM_GRE:
             continue
-        scan = draw_scan(chance, site, recipe.acquisition, modality, protocol(modality, strength), strength)
+        scan = draw_scan(
+            chance,
+            site,
+            recipe.acquisition,
+            modality,
+            protocol(modality, strength, recipe.protocols.get(modality)),
+            strength,
+        )
         images[modality] = _image(chance, scan, body, palette, strength, recipe.body)
         scans[modality] = scan.facts()
     if isinstance(recipe, BrainRecipe) and (wanted := [m for m in acquired if m in _FROM_GRE]):
-        gre = protocol("QSM", strength)
+        gre = protocol("QSM", strength, recipe.protocols.get("T2starw", {}) | recipe.protocols.get("QSM", {}))
         assert isinstance(gre, GRE)
         found = acquire_gre(
             rng(f"GRE, visit {visit}"), body.parts, palette, gre, strength, body.inside, body.affine, body.spacing[0],

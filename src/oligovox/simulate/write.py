@@ -8,6 +8,7 @@ so a killed run goes on where it stopped. However many subjects there are, only 
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -35,6 +36,7 @@ _PIPELINE = "oligovox-simulate"
 _COMPRESSION = 4
 
 
+_INT16 = np.iinfo(np.int16)
 _SUFFIXES = {
     "T1wGd": "ce-gadolinium_T1w",
     "T1in": "acq-inphase_T1w",
@@ -51,7 +53,7 @@ _UNITS = {
     "labelled": {"Description": "whether label files were written", "Levels": {"yes": "yes", "no": "no"}},
     "brain_mL": {"Description": "volume of the brain mask", "Units": "mL"},
     "lesion_mL": {"Description": "volume of the lesion mask, at the first visit", "Units": "mL"},
-    "lesions": {"Description": "26-connected lesions, at the first visit"},
+    "lesions": {"Description": "26-connected lesions at the first visit; of tumours with their resection cavity"},
 }
 """Columns of participants.tsv after participant_id; those that no subject of a cohort has are left out."""
 
@@ -155,18 +157,7 @@ def simulate_cohort(
             for visit in range(1, visits + 1):
                 yield _Job(out, recipe, seed, number, visit, number <= labelled)
 
-    for found in sorted(out.glob("sub-*")):
-        number = found.name.removeprefix("sub-")
-        if not (number.isdigit() and found.name == f"sub-{int(number):03d}" and 1 <= int(number) <= subjects):
-            raise OutputError(
-                f"{out}: has {found.name}, which this run of {subjects} subjects does not make; choose another folder"
-            )
-        if (found / ("anat" if visits > 1 else "ses-1")).exists():
-            raise OutputError(
-                f"{out}: {found.name} was made with another number of visits than {visits}; choose another folder"
-            )
-    if any(out.glob("[!.]*")) and not _is_ours(out / "dataset_description.json"):
-        raise OutputError(f"{out}: holds files that were not simulated here; choose an empty or a new folder")
+    _check_folder(out, recipe, seed, subjects)
     _describe(out, recipe, seed)
     for done, job in enumerate(_run(jobs(), workers), start=1):
         if progress:
@@ -177,6 +168,25 @@ def simulate_cohort(
     write_json(out / "participants.json", {name: _UNITS[name] for name in columns})
     _write_lookup(out, read_json(_Job(out, recipe, seed, 1, 1, labelled > 0).note)["facts"])
     return out
+
+
+def _check_folder(out: Path, recipe: Recipe, seed: int, subjects: int) -> None:
+    """Whether the folder is new, or holds this very cohort."""
+    description = out / "dataset_description.json"
+    for found in sorted(out.glob("sub-*")):
+        number = found.name.removeprefix("sub-")
+        if not (number.isdigit() and found.name == f"sub-{int(number):03d}" and 1 <= int(number) <= subjects):
+            raise OutputError(
+                f"{out}: has {found.name}, which this run of {subjects} subjects does not make; choose another folder"
+            )
+    if any(out.glob("[!.]*")) and not _is_ours(description):
+        raise OutputError(f"{out}: holds files that were not simulated here; choose an empty or a new folder")
+    if description.is_file():
+        before, now = read_json(description), _description(recipe, seed)
+        other = [key for key in ("Recipe", "Seed", "GeneratedBy") if before.get(key) != now[key]]
+        if other:
+            what = {"Recipe": "recipe", "Seed": "seed", "GeneratedBy": "version of oligovox"}[other[0]]
+            raise OutputError(f"{out}: holds a cohort made with another {what}; choose another folder, or remove it")
 
 
 def _visits(recipe: Recipe) -> int:
@@ -244,26 +254,32 @@ def _make(job: _Job) -> None:
     files = _write_images(job, person) + (_write_truth(job, person) if job.labelled else [])
     inside = job.derived / f"{job.name}_desc-{_INSIDE[job.recipe.body]}_mask.nii.gz"
     files.append(_write(inside, person.brain.astype(np.uint8), person))
-    below = [path.relative_to(job.out).as_posix() for path in files]
+    sizes = {path.relative_to(job.out).as_posix(): path.stat().st_size for path in files}
     told = {k: v for k, v in person.facts.items() if job.labelled or k not in person.truth.told}
-    write_json(job.note, {"fingerprint": job.fingerprint, "files": below, "facts": told})
+    write_json(job.note, {"fingerprint": job.fingerprint, "files": sizes, "facts": told})
 
 
 def _write_images(job: _Job, person: SimulatedSubject) -> list[Path]:
+    """Images and their sidecars."""
     files = []
     for modality, image in person.images.items():
-        if modality in _DERIVED:
-            stem = job.derived / f"{job.name}_{_DERIVED[modality]}"
-        elif modality == "T2starw" and person.phase is not None:
+        sidecar = _sidecar(job, person, modality)
+        if modality == "T2starw" and person.phase is not None:
             stem = job.anat / f"{job.name}_part-mag_T2starw"
             phase = job.anat / f"{job.name}_part-phase_T2starw"
-            files.append(_write(phase.with_name(f"{phase.name}.nii.gz"), person.phase, person))
-            write_json(phase.with_name(f"{phase.name}.json"), _sidecar(job, person, modality) | {"Units": "rad"})
+            files += _write_image(phase, person.phase, person, sidecar | {"Units": "rad"})
         else:
-            stem = job.anat / f"{job.name}_{_SUFFIXES.get(modality, modality)}"
-        files.append(_write(stem.with_name(f"{stem.name}.nii.gz"), np.rint(image).astype(np.int16), person))
-        write_json(stem.with_name(f"{stem.name}.json"), _sidecar(job, person, modality))
+            home = job.derived if modality in _DERIVED else job.anat
+            stem = home / f"{job.name}_{(_SUFFIXES | _DERIVED).get(modality, modality)}"
+        whole = np.rint(image).clip(_INT16.min, _INT16.max).astype(np.int16)
+        files += _write_image(stem, whole, person, sidecar)
     return files
+
+
+def _write_image(stem: Path, array: NDArray[Any], person: SimulatedSubject, sidecar: dict[str, Any]) -> list[Path]:
+    beside = stem.with_name(f"{stem.name}.json")
+    write_json(beside, sidecar)
+    return [_write(stem.with_name(f"{stem.name}.nii.gz"), array, person), beside]
 
 
 def _write_truth(job: _Job, person: SimulatedSubject) -> list[Path]:
@@ -290,11 +306,13 @@ def _write_truth(job: _Job, person: SimulatedSubject) -> list[Path]:
 
 
 def _complete(job: _Job) -> bool:
-    """The note is there, was made from the same recipe and seed, and so are all the files that it lists."""
-    if not job.note.is_file():
+    """The note is there, was made from the same recipe and seed, and all files that it lists have the size they were written with."""
+    try:
+        note = json.loads(job.note.read_text(encoding="utf-8"))
+        known, files = note["fingerprint"] == job.fingerprint, note["files"].items()
+        return known and all((job.out / file).stat().st_size == size for file, size in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: made again
         return False
-    note = read_json(job.note)
-    return note.get("fingerprint") == job.fingerprint and all((job.out / file).is_file() for file in note["files"])
 
 
 def _write(path: Path, array: NDArray[Any], person: SimulatedSubject) -> Path:
@@ -323,6 +341,7 @@ def _sidecar(job: _Job, person: SimulatedSubject, modality: str) -> dict[str, An
         "StationName": person.facts["site"],
         **times,
         **({"FlipAngle": sequence["flip"]} if "flip" in sequence else {}),
+        **({"PixelBandwidth": sequence["bandwidth"]} if "bandwidth" in sequence else {}),
         "Acquisition": {key: value for key, value in scan.items() if key != "sequence"},
     }
 
@@ -344,14 +363,26 @@ def _donor_hash(folder: str | None) -> str:
     return hash_json({path.name: hash_file(path) for path in sorted(Path(folder).glob("*.nii*"))}) if folder else ""
 
 
+def _description(recipe: Recipe, seed: int) -> dict[str, Any]:
+    return {
+        "Name": f"Simulated MRI of the {recipe.body}",
+        "BIDSVersion": _BIDS,
+        "DatasetType": "raw",
+        "GeneratedBy": [{"Name": "oligovox", "Version": _release(), "Format": _FORMAT}],
+        "Recipe": recipe.model_dump(mode="json"),
+        "Seed": seed,
+    }
+
+
 def _describe(out: Path, recipe: Recipe, seed: int) -> None:
     """The dataset_description.json of the dataset and of its derivatives."""
-    common = {"BIDSVersion": _BIDS, "GeneratedBy": [{"Name": "oligovox", "Version": _release()}]}
-    recipe_and_seed = {"Recipe": recipe.model_dump(mode="json"), "Seed": seed}
-    raw = {"Name": f"Simulated MRI of the {recipe.body}", "DatasetType": "raw"}
+    raw = _description(recipe, seed)
     derived = {"Name": "Truth about the simulated subjects", "DatasetType": "derivative"}
-    write_json(out / "dataset_description.json", raw | common | recipe_and_seed)
-    write_json(out / "derivatives" / _PIPELINE / "dataset_description.json", derived | common)
+    write_json(out / "dataset_description.json", raw)
+    write_json(
+        out / "derivatives" / _PIPELINE / "dataset_description.json",
+        derived | {key: raw[key] for key in ("BIDSVersion", "GeneratedBy")},
+    )
 
 
 def _write_lookup(out: Path, facts: dict[str, Any]) -> None:

@@ -202,15 +202,6 @@ def _core(frame: Frame, belly: float) -> tuple[Volume, Volume]:
     return level, np.asarray(level + 11.0 + 4.0 * smoothstep(-y, -60, -20), dtype=np.float32)
 
 
-def _lay_fat(rng: np.random.Generator, canvas: Canvas) -> None:
-    """Fat in all that is left, with small vessels that run up and down."""
-    frame = canvas.frame
-    x, y, z = frame.voxel
-    vessels = smoothstep(np.abs(smooth_field(rng, frame.shape, (x, y, z / 3), 5.0)), 1.6, 2.1)
-    thin = np.asarray(0.04 + 0.7 * vessels, dtype=np.float32)
-    canvas.pour(frame.whole, np.ones(frame.shape, dtype=np.float32), {"fat": 1 - thin, "venous_blood": thin})
-
-
 def _skin(rng: np.random.Generator, frame: Frame, core: Volume, fat: float) -> Volume:
     """The trunk and the fat under its skin, thickest at the flanks and on the belly, thin over the ribs in front."""
     x, y, z = frame.at(frame.whole)

@@ -28,6 +28,8 @@ _LOW, _HIGH = np.array([-72.0, -108.0]), np.array([72.0, 72.0])  # ends of the s
 _TOP = 82.0  # and along z: the lower end varies with where the medulla is cut
 _COARSE = 2.0  # surfaces are computed on a grid of this spacing, mm
 _INNER_TABLE, _OUTER_TABLE = 1.4, 1.7  # mm
+_MOST = {"csf_mm": 10.0, "skull_mm": 15.0, "marrow": 1.0, "fat_mm": 15.0, "skin_mm": 5.0, "mucosa_mm": 10.0}
+"""Highest that each range may go, mm but for the marrow; chosen, beyond what is seen in people."""
 
 
 class Head(Settings):
@@ -45,10 +47,10 @@ class Head(Settings):
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Head:
-        for name in ("csf_mm", "skull_mm", "marrow", "fat_mm", "skin_mm", "mucosa_mm"):
+        for name, most in _MOST.items():
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} = ({low}, {high}); expected 0 < lowest ≤ highest")
+            if not 0 < low <= high <= most:
+                raise ValueError(f"{name} = ({low}, {high}); expected 0 < lowest ≤ highest ≤ {most:g}; change it")
         return self
 
 

@@ -67,7 +67,7 @@ class MSLesions(Settings):
 
     load_ml: tuple[float, float] = Field((0.3, 52.0), description="load, mL: the patients' distribution cut to this")
     severity: tuple[float, float] = Field(
-        (0.25, 0.6), description="mean severity of a person's lesions, 0 mild, 1 severe"
+        (0.15, 0.7), description="mean severity of a person's lesions, 0 mild, 1 severe"
     )
     severity_spread: float = Field(0.2, ge=0, le=0.5, description="standard deviation of severity between lesions")
     heterogeneity: float = Field(0.25, ge=0, le=0.5, description="standard deviation of severity in confluent lesions")

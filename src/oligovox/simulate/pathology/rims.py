@@ -1,7 +1,7 @@
 """Paramagnetic rims of chronic active lesions, and what is taken for them: iron in the whole lesion, and veins along its border.
 
-How often, from abstracts: 56 % of 192 people have a rim lesion (Absinta et al. 2019, JAMA Neurol 76:1474), in a clinical cohort 19 of 88
-(congress abstract, AIRMM 2026); 177 of 4163 lesions of 172 people are Rim+ (QSMRim-Net: Zhang et al. 2022, NeuroImage Clin 34:102979). Of
+How often, from abstracts: 56 % of 192 people have a rim lesion (Absinta et al. 2019, JAMA Neurol 76:1474); 177 of 4163 lesions of 172
+people are Rim+ (QSMRim-Net: Zhang et al. 2022, NeuroImage Clin 34:102979). Of
 140 lesions above 3 mm at 3 T 6 % have a rim, of mean diameter 11.9 mm, and 11 % are paramagnetic throughout, of 6.4 mm (AJR 2022, 219:120,
 doi 10.2214/AJR.21.26777). Thickness, arcs, the limits of volume and the share of veins are chosen. Small lesions are not graded, so that
 the share among graded lesions is higher than that among all. Grades are drawn anew at each visit.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from oligovox.errors import SettingsError, nearest
-from oligovox.settings import Settings
+from oligovox.settings import Settings, parse
 from oligovox.simulate.physics.tissues import Tissue, Value, known_field, with_gadolinium
 
 Signal: TypeAlias = NDArray[np.float64]
@@ -231,18 +231,19 @@ _TIMES: Mapping[str, Mapping[float, Sequence]] = {
 }
 
 
-def protocol(modality: str, field: float) -> Sequence:
+def protocol(modality: str, field: float, changes: Mapping[str, Any] | None = None) -> Sequence:
     """Typical settings of a modality at 1.5, 3 or 7 T: chosen, within the range of common protocols.
 
     TI of FLAIR is some 13 % longer than what nulls CSF, as CSF is not black on real scanners. At 7 T, MPRAGE stands for MP2RAGE.
     T1in and T1out have the echo times at which fat and water point the same and the opposite way.
 
     Raises:
-        SettingsError: no such modality (says the nearest), or no such field strength.
+        SettingsError: no such modality (says the nearest), no such field strength, or changes that do not fit.
     """
     strength = known_field(field)
-    if modality == "T1wGd":
-        return protocol("T1w", strength).model_copy(update={"dose": 1.0})
-    if modality not in _TIMES:
+    if modality not in (*_TIMES, "T1wGd"):
         raise SettingsError(f"modality '{modality}' has no protocol; {nearest(modality, (*_TIMES, 'T1wGd'))}")
-    return _TIMES[modality][strength]
+    usual = (
+        _TIMES["T1w"][strength].model_copy(update={"dose": 1.0}) if modality == "T1wGd" else _TIMES[modality][strength]
+    )
+    return parse(type(usual), usual.model_dump() | dict(changes), f"protocols.{modality}") if changes else usual

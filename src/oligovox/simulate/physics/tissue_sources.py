@@ -61,10 +61,6 @@ SOURCES: dict[str, str] = {
         "Gold GE et al. 2004, musculoskeletal MRI at 3.0 T: relaxation times and image contrast, AJR 183:343. "
         "From memory, not re-read."
     ),
-    "hopkins1997": (
-        "Hopkins JA and Wehrli FW 1997, magnetic susceptibility measurement of insoluble solids by NMR, Magn "
-        "Reson Med 37:494. From memory, not re-read."
-    ),
     "peters2007": (
         "Peters AM et al. 2007, T2* measurements in human brain at 1.5, 3 and 7 T, Magn Reson Imaging 25:748. "
         "From memory, not re-read."
@@ -114,6 +110,7 @@ SOURCES: dict[str, str] = {
     "chosen_fat": (
         "Chosen: adipose tissue is nearly all fat, red and yellow marrow mix, a healthy liver has less than 5 %."
     ),
+    "chosen_fat_chi": "Chosen: fat is less diamagnetic than water, by some tenths of a ppm; no source was read.",
     "chosen_fluid": (
         "Chosen: watery fluids have T1 near 4 s and T2 of 0.5 to 2 s, less where protein is dissolved or the "
         "space is narrow; CSF at 3 T was measured with T1 4.3 to 4.5 s and T2 1.9 to 2.4 s."

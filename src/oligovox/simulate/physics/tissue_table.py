@@ -178,7 +178,7 @@ LINES: tuple[Line, ...] = (
     ("fat", "t1", (288, 371, 514), "gold2004 gold2004 gajdosik2014"),
     ("fat", "t2", (165, 133, 90), "gold2004 gold2004 chosen_body7"),
     ("fat", "t2s", (60, 40, 20), "chosen_t2s"),
-    ("fat", "chi", (600,), "hopkins1997"),
+    ("fat", "chi", (600,), "chosen_fat_chi"),
     ("fat", "uptake", (0.01,), "chosen_uptake"),
     ("fat", "fat", (0.93,), "chosen_fat"),
     ("muscle", "pd", (0.80,), "chosen_water"),

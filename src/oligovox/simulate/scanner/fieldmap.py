@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from oligovox.errors import SettingsError
 from oligovox.simulate.fields import Volume
 from oligovox.simulate.physics.dipole import cropped, laplacian_symbol, padded
 
@@ -118,24 +119,32 @@ def remove_background(
         field: (x, y, z), any unit.
         mask: the brain.
         spacing: voxel size along (x, y, z), mm.
-        radii: of the spheres, mm.
+        radii: of the spheres, mm; those below the voxel size are left out, for they hold one voxel and find nothing.
         threshold: of the filter's transform, below which it is not undone.
 
     Returns:
         The local field (x, y, z), 0 outside what remains of the mask, and that mask.
+
+    Raises:
+        SettingsError: all radii are below the voxel size.
     """
+    usable = sorted(radius for radius in radii if radius >= max(spacing))
+    if not usable:
+        raise SettingsError(
+            f"radii {tuple(radii)} mm are all below the voxel size of {max(spacing):g} mm; give one that is not"
+        )
     depth = ndimage.distance_transform_edt(mask, sampling=spacing)
-    shape = padded([n + round(max(radii) / h) for n, h in zip(field.shape, spacing, strict=True)], 0.0)
+    shape = padded([n + round(usable[-1] / h) for n, h in zip(field.shape, spacing, strict=True)], 0.0)
     spectrum = fft.rfftn(np.where(mask, field, 0), shape)
     local = np.zeros_like(field)
     undo = np.zeros(spectrum.shape, np.float32)
-    for radius in sorted(radii):
+    for radius in usable:
         smooth = fft.rfftn(_sphere(shape, spacing, radius))
         inside = depth > radius
         mean = cropped(fft.irfftn(spectrum * smooth, shape, overwrite_x=True), field.shape)
         local[inside] = (field - mean)[inside]
         undo = 1 - smooth.real
-    kept = depth > min(radii)
+    kept = depth > usable[0]
     spectrum = fft.rfftn(local, shape)
     spectrum *= np.where(undo > threshold, 1 / np.maximum(undo, np.float32(threshold + 1e-6)), 0)
     local = cropped(fft.irfftn(spectrum, shape, overwrite_x=True), field.shape)
@@ -144,7 +153,7 @@ def remove_background(
 
 def _sphere(shape: Sequence[int], spacing: Sequence[float], radius: float) -> Volume:
     """A ball around voxel (0, 0, 0) of a periodic grid, its sum 1."""
-    squares = [(h * n * fft.fftfreq(n)) ** 2 for n, h in zip(shape, spacing, strict=True)]
+    squares = [(h * np.rint(n * fft.fftfreq(n))) ** 2 for n, h in zip(shape, spacing, strict=True)]
     ball = (squares[0][:, None, None] + squares[1][:, None] + squares[2] <= radius**2).astype(np.float32)
     return np.asarray(ball / ball.sum())
 

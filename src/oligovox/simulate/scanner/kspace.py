@@ -14,8 +14,6 @@ from scipy import fft, ndimage
 
 from oligovox.simulate.fields import Volume
 
-"""Voxel size in mm: one number, or one for each of (x, y, z)."""
-
 _DELIVERED = 1.0  # voxel size that noise refers to, mm
 _PROBES = 16  # points along each axis at which the smoothing of an interpolation is measured
 

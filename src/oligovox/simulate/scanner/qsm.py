@@ -46,6 +46,8 @@ _CAVITIES = (
 """Air outside the brain: middle as a share of the brain's box along (x, y, z), half axes in mm (chosen, after the shape of a skull)."""
 _SMOOTH = 1.665  # voxels; susceptibility outside the brain is smoothed (weights 1/4, 1/2, 1/4), or its jumps at air would ring in k-space
 _WALL = 3.0  # mm between air and brain at least
+_NECK = 100.0  # mm by which the lowest slice of a head goes on below the field of view (chosen)
+_FAR = 1.0  # padding around a head, as a share of the field of view
 
 
 class QSMSettings(Settings):
@@ -84,7 +86,8 @@ class GREScan:
 
     Attributes:
         magnitude: (x, y, z, echo) arbitrary units; 0 outside the brain where there is no head.
-        phase: (x, y, z, echo) radians, -pi to pi.
+        phase: (x, y, z, echo) radians, -pi to pi; it grows with time where the field is stronger than the shim leaves it on average,
+            as inside a paramagnetic vein along B0.
         chi: (x, y, z) ppb as reconstructed, mean 0 in `mask`, 0 outside.
         mask: (x, y, z) the brain less the border that background removal costs.
         true_chi: (x, y, z) ppb relative to CSF, 0 outside the brain.
@@ -122,7 +125,7 @@ def acquire_gre(
         settings: see there.
 
     Raises:
-        SettingsError: echo times are not evenly spaced, or no sphere of V-SHARP fits in the brain.
+        SettingsError: echo times are not evenly spaced, or no sphere of V-SHARP fits in the brain or holds several voxels.
     """
     steps = np.diff(gre.te)
     if len(steps) and (steps.min() <= 0 or np.ptp(steps) > 1e-3 * steps.mean()):
@@ -131,9 +134,8 @@ def acquire_gre(
     chi = np.asarray(mix(parts, palette, lambda tissue: np.asarray(tissue.chi)))
     head = any(part.tissue in _WHOLE_HEAD for part in parts)
     outside = np.where(brain, 0, chi) + _around(rng, parts, palette, brain, spacing, head, settings)
-    source = np.where(brain, chi, _blurred(outside, _SMOOTH))
-    field = field_shift(source, (spacing,) * 3, b0, pad=0.25)
-    del outside, source
+    field = _field(chi, outside, brain, float(palette["air"].chi) if head else 0.0, spacing, b0)
+    del outside
     field = shimmed(field, brain) * np.float32(GAMMA * field_T / 1000)  # ppb to Hz
     noise = _GAIN / rng.uniform(*settings.snr)
     near = _box(brain)
@@ -178,7 +180,7 @@ def reconstruct(
         (x, y, z) ppb with mean 0 over the mask that comes with it, and 0 outside that.
 
     Raises:
-        SettingsError: no sphere of V-SHARP fits in the brain.
+        SettingsError: no sphere of V-SHARP fits in the brain or holds several voxels.
     """
     size = (spacing,) * 3
     step = (gre.te[1] - gre.te[0] if len(gre.te) > 1 else gre.te[0]) / 1000  # s
@@ -238,6 +240,21 @@ def _echoes(
         turned.real, turned.imag = np.cos(angle), np.sin(angle)
         turned *= ideal
         yield _blurred(turned, settings.blur)
+
+
+def _field(
+    chi: Volume, outside: Volume, brain: NDArray[np.bool_], beyond: float, spacing: float, b0: Sequence[float]
+) -> Volume:
+    """The field's shift, ppb, before the shim, where all around the field of view is of susceptibility `beyond`, ppb.
+
+    Zeros around the source stand for `beyond`, for only differences shift the field. A head in air is a strong source: it goes on below
+    as a neck, and gets more padding, for its field reaches far.
+    """
+    empty = np.float32(beyond)
+    below = round(_NECK / spacing) if beyond else 0
+    source = _blurred(np.pad(outside - empty, ((0, 0), (0, 0), (below, 0)), mode="edge"), _SMOOTH)
+    source[..., below:][brain] = chi[brain] - empty
+    return field_shift(source, (spacing,) * 3, b0, pad=_FAR if beyond else 0.25)[..., below:]
 
 
 def _cut(part: Part, box: Box) -> Part:

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from oligovox.settings import Settings
 from oligovox.simulate.fields import Spacing, Volume
-from oligovox.simulate.physics.sequences import FLAIR, Sequence, signal
+from oligovox.simulate.physics.sequences import FLAIR, GRE, MPRAGE, TSE, Sequence, signal
 from oligovox.simulate.physics.tissues import typical
 from oligovox.simulate.scanner.coils import bias_field, texture, transmit_field
 from oligovox.simulate.scanner.kspace import Placement, averaged, ghost_lines, read_out, slice_profile, window
@@ -44,10 +44,13 @@ class Acquisition(Settings):
 
     noise_t1w: Range = Field((0.014, 0.028), description="noise of T1w, fraction of white matter (fitted)")
     noise_t2w: Range = Field(
-        (0.036, 0.06), description="noise of everything else, fraction of white matter (fitted on T2w and FLAIR)"
+        (0.036, 0.06),
+        description="noise of everything else, fraction of white matter (fitted on T2w and FLAIR); T2starw and QSM have their own, `qsm`",
     )
     texture_t1w: Range = Field((0.03, 0.055), description="variation within a tissue on T1w, relative (fitted)")
-    texture_t2w: Range = Field((0.035, 0.07), description="the same on everything else (fitted)")
+    texture_t2w: Range = Field(
+        (0.035, 0.07), description="the same on everything else (fitted); T2starw and QSM have their own, `qsm`"
+    )
     bias: Range = Field(
         (0.03, 0.15), description="half the 5-95 % range of the smooth field around 1, below 5 T (measured)"
     )
@@ -76,6 +79,7 @@ class Acquisition(Settings):
     csf: Range = Field((0.1, 0.4), description="pure CSF over white matter on FLAIR (measured 0.18-0.44)")
     gain: Range = Field((200.0, 1200.0), description="what a site's images show white matter as, arbitrary units")
     sites: int = Field(1, ge=1, le=1000, description="sites the cohort is scanned at")
+    scanners: int = Field(0, ge=0, le=1000000, description="another number: other sites with other protocols")
     site_spread: float = Field(
         0.5,
         ge=0,
@@ -85,17 +89,19 @@ class Acquisition(Settings):
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Acquisition:
-        for names, most in (
-            (("noise_t1w", "noise_t2w", "texture_t1w", "texture_t2w", "bias", "bias_7t", "ghost"), 0.5),
-            (("ringing", "csf"), 1.0),
-            (("transmit_3t", "transmit_7t"), 2.0),
-            (("plane_mm", "slice_mm", "thick_mm", "gap_mm"), 20.0),
-            (("gain",), 1e6),
+        for names, least, most in (
+            (("noise_t1w", "noise_t2w", "texture_t1w", "texture_t2w", "bias", "bias_7t", "ghost"), 0.0, 0.5),
+            (("ringing", "csf"), 0.0, 1.0),
+            (("transmit_3t", "transmit_7t"), 0.1, 2.0),
+            (("plane_mm", "slice_mm", "thick_mm", "gap_mm"), 0.0, 20.0),
+            (("gain",), 10.0, 3000.0),  # images are written as 16-bit integers
         ):
             for name in names:
                 low, high = getattr(self, name)
-                if not 0 <= low <= high <= most:
-                    raise ValueError(f"{name} = ({low}, {high}); expected 0 <= lowest <= highest <= {most}")
+                if not least <= low <= high <= most:
+                    raise ValueError(
+                        f"{name} = ({low}, {high}); expected {least:g} <= lowest <= highest <= {most:g}; change it"
+                    )
         return self
 
 
@@ -209,7 +215,7 @@ def draw_site(rng: np.random.Generator, settings: Acquisition, field_T: float) -
         gap_mm=float(rng.uniform(*settings.gap_mm)),
         ringing=float(rng.uniform(*settings.ringing)),
         csf=float(rng.uniform(*settings.csf)),
-        gain=float(np.exp(rng.uniform(*np.log(np.maximum(settings.gain, 1e-3))))),
+        gain=float(np.exp(rng.uniform(*np.log(settings.gain)))),
     )
 
 
@@ -270,7 +276,8 @@ def _three(rng: np.random.Generator, deviation: float) -> tuple[float, float, fl
 def at_site(sequence: Sequence, site: Site, modality: str, field_T: float) -> Sequence:
     """The protocol as the site runs it: TR, TE, TI and flip angle each a few per cent off, and FLAIR's CSF as dark as the site has it.
 
-    A FLAIR's TI is set past the null point, so that CSF is left positive, as inflow and imperfect inversion leave it in patients.
+    A FLAIR's TI is set past the null point, so that CSF is left positive, as inflow and imperfect inversion leave it in patients. Where
+    the times do not fit each other, they are changed no more than needed: see `_possible`.
     """
     factors = site.timing[modality]
     changed: dict[str, float] = {}
@@ -279,7 +286,34 @@ def at_site(sequence: Sequence, site: Site, modality: str, field_T: float) -> Se
         if isinstance(usual, float):  # the echo times of a gradient echo, a tuple, stay: they set the phase of fat
             changed[name] = round(usual * factors[name], 2)
     varied = sequence.model_copy(update=changed)
-    return _with_csf(varied, site.csf, field_T) if isinstance(varied, FLAIR) else varied
+    return _possible(_with_csf(varied, site.csf, field_T) if isinstance(varied, FLAIR) else varied)
+
+
+def _possible(s: Sequence) -> Sequence:
+    """The nearest settings that a sequence can be run with, in whole ms; what is possible stays as it is.
+
+    An MPRAGE's TI leaves half a train before and after it, a FLAIR's is shorter than TR, the TR of a gradient echo holds its last echo
+    and half the reading of it, and no excitation is beyond 90 degrees.
+    """
+    changed: dict[str, float] = {}
+    match s:
+        case MPRAGE():
+            half = s.excitations / 2 * s.echo_spacing
+            if s.ti < half:
+                changed["ti"] = float(math.ceil(half))
+            elif s.tr - s.ti < half:
+                changed["ti"] = float(math.floor(s.tr - half))
+        case FLAIR():
+            if s.ti >= s.tr:
+                changed["ti"] = float(math.ceil(s.tr) - 1)
+        case GRE():
+            if s.tr <= s.te[-1]:
+                changed["tr"] = float(math.ceil(s.te[-1] + 500 / s.bandwidth))
+        case TSE():
+            pass
+    if not isinstance(s, TSE | FLAIR) and s.flip > 90:
+        changed["flip"] = 90.0
+    return s.model_copy(update=changed)
 
 
 def _with_csf(sequence: FLAIR, wanted: float, field_T: float) -> FLAIR:
