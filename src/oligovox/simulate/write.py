@@ -14,7 +14,6 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPo
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -68,6 +67,7 @@ class _Job:
     number: int  # from 1
     visit: int  # from 1
     labelled: bool
+    donors: str = ""  # hash of the masks that are implanted
 
     @property
     def subject(self) -> str:
@@ -101,7 +101,7 @@ class _Job:
                 "format": _FORMAT,
                 "version": _release(),
                 "recipe": self.recipe.model_dump(mode="json"),
-                "donors": _donor_hash(self.recipe.donors) if isinstance(self.recipe, BrainRecipe) else "",
+                "donors": self.donors,
                 "seed": self.seed,
                 "number": self.number,
                 "label": self.labelled,
@@ -151,11 +151,12 @@ def simulate_cohort(
     sweep(out)
     visits = _visits(recipe)
     total = subjects * visits
+    donors = _donor_hash(recipe.donors) if isinstance(recipe, BrainRecipe) else ""
 
     def jobs() -> Iterator[_Job]:
         for number in range(1, subjects + 1):
             for visit in range(1, visits + 1):
-                yield _Job(out, recipe, seed, number, visit, number <= labelled)
+                yield _Job(out, recipe, seed, number, visit, number <= labelled, donors)
 
     _check_folder(out, recipe, seed, subjects)
     _describe(out, recipe, seed)
@@ -357,9 +358,8 @@ def _release() -> str:
         return "unknown"
 
 
-@cache
 def _donor_hash(folder: str | None) -> str:
-    """Of the masks that are implanted; they are taken not to change while a cohort is made."""
+    """Of the masks that are implanted."""
     return hash_json({path.name: hash_file(path) for path in sorted(Path(folder).glob("*.nii*"))}) if folder else ""
 
 

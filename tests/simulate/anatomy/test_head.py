@@ -115,3 +115,13 @@ def test_thicker_settings_make_a_thicker_skull():
 def test_ranges_must_ascend():
     with pytest.raises(ValidationError, match=r"fat_mm = \(5.0, 2.0\); expected 0 < lowest ≤ highest"):
         Head(fat_mm=(5.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("csf_mm", 10), ("skull_mm", 15), ("marrow", 1), ("fat_mm", 15), ("skin_mm", 5), ("mucosa_mm", 10)],
+)
+def test_no_layer_is_thicker_than_a_person_has_it(name, most):
+    assert getattr(Head(**{name: (most / 2, most)}), name) == (most / 2, most)
+    with pytest.raises(ValidationError, match=rf"{name} = .*; expected 0 < lowest ≤ highest ≤ {most}; change it"):
+        Head(**{name: (most / 2, most + 0.1)})

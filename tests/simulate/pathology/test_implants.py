@@ -1,3 +1,6 @@
+import dataclasses
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -97,6 +100,66 @@ def test_wrong_files_are_refused(tmp_path, files):
         read_donor(write(tmp_path / "scheme.nii.gz", scheme, image.affine), brain)
     with pytest.raises(GeometryError, match="differs"):
         read_donor(write(tmp_path / "small.nii.gz", volume[1:], image.affine), brain)
+    holes = np.where(volume > 0, 1.0, np.nan).astype(np.float32)
+    nib.save(nib.Nifti1Image(holes, image.affine), tmp_path / "holes.nii.gz")
+    with pytest.raises(ImageError, match=r"holes.nii.gz: \d+ voxels are NaN or infinite; expected a mask of 0 and 1"):
+        read_donor(tmp_path / "holes.nii.gz", brain)
+
+
+def test_a_brain_mask_that_is_none_is_refused(tmp_path, files):
+    mask, brain = files
+    image = nib.load(brain)
+    whole = np.asarray(image.dataobj)
+    middle = tuple(n // 2 for n in whole.shape)
+    for box in (tuple(slice(m, m + 1) for m in middle), np.s_[:, :, middle[2]], np.s_[middle[0] : middle[0] + 5]):
+        part = np.zeros_like(whole)
+        part[box] = whole[box]
+        path = write(tmp_path / "part.nii.gz", part, image.affine)
+        with pytest.raises(ImageError, match=r"part.nii.gz: its brain is .* mm; expected more than 30 mm along each"):
+            read_donor(mask, path)
+
+
+def test_lesions_outside_the_brain_are_refused(tmp_path, files):
+    brain = files[1]
+    image = nib.load(brain)
+    inside = np.asarray(image.dataobj) > 0
+    some = np.zeros_like(inside)
+    some[tuple(np.argwhere(inside)[:4].T)] = True
+    outside = np.argwhere(~inside)
+    some[tuple(outside[:4].T)] = True
+    assert read_donor(write(tmp_path / "half.nii.gz", some, image.affine), brain).path.name == "half.nii.gz"
+    some[tuple(outside[:5].T)] = True
+    with pytest.raises(LabelError, match=r"most.nii.gz: 5 of 9 lesion voxels lie outside the brain mask sub-01"):
+        read_donor(write(tmp_path / "most.nii.gz", some, image.affine), brain)
+
+
+def test_an_implant_that_leaves_nothing_names_the_file(person, files):
+    donor = read_donor(*files)
+    no_room = dataclasses.replace(person, wm=0 * person.wm)
+    far = dataclasses.replace(donor, corner=donor.corner + 9)
+    for lost, brain in ((donor, no_room), (far, person)):
+        with pytest.raises(
+            ImageError, match=r"lesion_mask.nii.gz: none of its .* is left in the simulated brain; .* leave"
+        ):
+            implant(lost, brain, np.random.default_rng(0))
+
+
+def test_donors_are_read_again_only_when_a_file_has_changed(tmp_path, files):
+    mask, brain = files
+    first = read_donors(tmp_path)
+    assert read_donors(tmp_path) is first
+    os.utime(brain, ns=(1, 1))
+    assert read_donors(tmp_path) is not first
+    image = nib.load(mask)
+    volume = np.asarray(image.dataobj).copy()
+    volume[: np.argwhere(volume)[:, 0].max()] = 0
+    write(mask, volume, image.affine)
+    (fewer,) = read_donors(tmp_path)
+    assert np.count_nonzero(fewer.mask) == np.count_nonzero(volume) < np.count_nonzero(first[0].mask)
+    mask.unlink()
+    mask.symlink_to(tmp_path / "gone.nii.gz")
+    with pytest.raises(ImageError, match=r"lesion_mask.nii.gz: cannot be read"):
+        read_donors(tmp_path)
 
 
 def test_a_folder_of_donors_is_read_in_order_and_needs_brain_masks(tmp_path, files):

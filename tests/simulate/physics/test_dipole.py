@@ -71,6 +71,26 @@ def test_the_forward_model_agrees_with_another_library():
     np.testing.assert_allclose(field_shift(chi, spacing, b0, pad=1.0), theirs, atol=3e-3 * np.abs(theirs).max())
 
 
+# Made with qsm-forward 0.32 and the `chi` of the test:
+#     field = qsm_forward.generate_field(chi, voxel_size=[1, 1, 2], B0_dir=list(b0))
+#     [round(float(field[at]), 3) for at in PLACES]
+PLACES = ((6, 11, 9), (10, 8, 14), (6, 11, 13), (11, 11, 9), (6, 5, 9), (9, 14, 6), (2, 3, 20))
+STORED = {
+    (0.0, 0.0, 1.0): (152.118, -63.035, 120.053, -56.509, -45.327, 11.119, 1.892),
+    (0.36, -0.48, 0.8): (61.467, -0.09, 29.702, -41.984, -11.006, -5.449, 2.363),
+}
+
+
+@pytest.mark.parametrize("b0", STORED)
+def test_the_forward_model_gives_the_stored_numbers_of_another_library(b0):
+    x, y, z = np.ogrid[:16, :20, :24]
+    chi = 1000 * np.exp(-((x - 6) ** 2 + (y - 11) ** 2 + (z - 9) ** 2) / 8)
+    chi -= 500 * np.exp(-((x - 10) ** 2 + (y - 8) ** 2 + (z - 14) ** 2) / 6)
+    theirs = np.array(STORED[b0]) - chi.mean() / 8 / 3  # it has D(0) = 1/3, as below
+    ours = field_shift(chi.astype(np.float32), (1.0, 1.0, 2.0), b0, pad=1.0)
+    np.testing.assert_allclose([ours[at] for at in PLACES], theirs, atol=0.01)
+
+
 @pytest.mark.parametrize("threshold", [0.05, 0.1, 0.19, 0.3])
 def test_what_the_division_loses_on_average(threshold, sphere):
     kept, _ = integrate.quad(lambda u: min(1, abs(1 / 3 - u * u) / threshold), 0, 1, points=[3**-0.5], limit=200)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from oligovox.errors import SettingsError
 from oligovox.simulate.physics.dipole import field_shift
-from oligovox.simulate.scanner.fieldmap import fit_error, fit_phase, remove_background, traceable, unwrap
+from oligovox.simulate.scanner.fieldmap import _sphere, fit_error, fit_phase, remove_background, traceable, unwrap
 
 TE = (5.0, 11.0, 17.0, 23.0)
 
@@ -71,3 +72,27 @@ def test_the_background_goes_and_the_local_field_stays():
     slope, _ = np.polyfit(local[kept], found[kept], 1)
     assert 0.85 < slope < 1.1
     assert np.corrcoef(local[kept], found[kept])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("voxel", [3.5, 4.0])
+def test_spheres_of_one_voxel_are_left_out(voxel):
+    brain, spacing = ball(32, 13), (voxel,) * 3
+    outside = 9000.0 * ball(32, 2, (15.5, 0, 15.5))
+    background = field_shift(outside.astype(np.float32), spacing)
+    radii = (3.0, 6.0, 9.0, 12.0, 15.0)
+    left, kept = remove_background(background, brain, spacing, radii)
+    expected, same = remove_background(background, brain, spacing, radii[1:])
+    assert np.array_equal(kept, ndimage.distance_transform_edt(brain, sampling=spacing) > 6)
+    assert np.array_equal(kept, same)
+    assert np.array_equal(left, expected)
+    with pytest.raises(SettingsError, match=rf"radii \(3.0,\) mm are all below the voxel size of {voxel:g} mm"):
+        remove_background(background, brain, spacing, (3.0,))
+
+
+@pytest.mark.parametrize(("side", "voxel"), [(243, 3.0), (75, 3.5), (48, 4.0)])  # 1/243 and 1/75 are rounded
+def test_a_sphere_as_large_as_the_voxel_reaches_its_six_neighbours(side, voxel):
+    found = _sphere((side, 8, 9), (voxel,) * 3, voxel)
+    assert np.argwhere(found).tolist() == sorted(
+        [[0, 0, 0], [1, 0, 0], [side - 1, 0, 0], [0, 1, 0], [0, 7, 0], [0, 0, 1], [0, 0, 8]]
+    )
+    assert found[0, 0, 0] == pytest.approx(1 / 7)

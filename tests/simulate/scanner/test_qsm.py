@@ -13,7 +13,7 @@ from oligovox.simulate.physics.dipole import division_factor
 from oligovox.simulate.physics.scene import Part
 from oligovox.simulate.physics.sequences import GRE, protocol
 from oligovox.simulate.physics.tissues import draw_palette, typical
-from oligovox.simulate.scanner.qsm import QSMSettings, acquire_gre
+from oligovox.simulate.scanner.qsm import GAMMA, QSMSettings, _direction, acquire_gre
 
 CLEAN = {"snr": (1e6, 1e6), "air": (0.0, 0.0), "blur": 0.0, "coil_phase": 0.0}
 TKD = {"inversion": "tkd"}
@@ -36,6 +36,11 @@ def scan(names, fractions, brain, chi, field=3.0, spacing=2.0, gre=None, seed=0,
         np.random.default_rng(seed), parts, palette, gre or protocol("QSM", field), field, brain, affine, spacing,
         QSMSettings(**settings),
     )  # fmt: skip
+
+
+def ppb(phase, te, field):
+    """The field that turns the phase from one echo to the next; echoes are close, so that there is no wrap in time."""
+    return np.angle(np.exp(1j * np.diff(phase, axis=-1)[..., 0])) / (2 * np.pi * (te[1] - te[0]) * GAMMA * field) * 1e6
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +147,70 @@ def test_what_cannot_be_is_refused_in_one_line(nucleus):
             scan(*nucleus, (0.0, 100.0), gre=gre, **settings)
     with pytest.raises(SettingsError, match=r"snr = \(90.0, 60.0\); expected 1 <= lowest <= highest"):
         parse(QSMSettings, {"snr": (90.0, 60.0)}, "qsm")
+
+
+def head_in_air(front, above):
+    """The shim's rest, ppb, in a brain of 60 mm inside a head of 88 mm that ends at the chin; more air in front and above, or less."""
+    x, y, z = np.ogrid[:28, : 28 + front, : 26 + above]
+    r = 4 * np.sqrt((x - 13.5) ** 2 + (y - 13.5) ** 2 + (z - 12.5) ** 2)
+    head = np.clip((44 - r) / 4 + 0.5, 0, 1).astype(np.float32)
+    sinus = (4 * np.sqrt((x - 13.5) ** 2 + (y - 22.5) ** 2 + (z - 8.5) ** 2) < 9) * head
+    te, brain = (1.0, 2.0), r < 30
+    names, fractions = ("white_matter", "skin", "air"), (head * brain, (head - sinus) * ~brain, sinus)
+    found = scan(names, fractions, brain, (0.0, 0.0, 9400.0), spacing=4.0, gre=GRE(te=te), radii=(6.0,), **CLEAN)
+    return ppb(found.phase, te, 3.0)[brain]
+
+
+def test_the_field_in_a_head_does_not_depend_on_how_much_air_is_seen_around_it():
+    narrow, wide = head_in_air(0, 0), head_in_air(8, 6)
+    assert np.std(narrow) > 30  # the sinus is there
+    assert np.std(wide - narrow) < 0.05 * np.std(narrow)
+
+
+def test_a_ball_of_water_in_air_has_no_field_inside_but_that_of_a_sphere():
+    side = (28, 36, 30)
+    x, y, z = np.ogrid[tuple(slice(n) for n in side)]
+    r = 4 * np.sqrt((x - 13.5) ** 2 + (y - 14.5) ** 2 + (z - 14.5) ** 2)
+    water = np.clip((44 - r) / 4 + 0.5, 0, 1).astype(np.float32)
+    brain, te = r < 32, (1.0, 2.0)
+    names, fractions = ("white_matter", "skin"), (water * brain, water * ~brain)
+    found = scan(names, fractions, brain, (0.0, 0.0), spacing=4.0, gre=GRE(te=te), radii=(6.0,), **CLEAN)
+    assert np.abs(ppb(found.phase, te, 3.0)[brain]).max() < 0.01 * 9400 / 3  # uniform, and the shim takes the constant
+
+
+@pytest.mark.parametrize("angle", [0.0, 40.0])
+def test_a_paramagnetic_cylinder_along_the_head_gains_phase_by_its_angle_to_b0(angle):
+    x, y, z = np.ogrid[:40, :40, :64]
+    r = np.sqrt((x - 19.5) ** 2 + (y - 19.5) ** 2) + 0 * z
+    vein = np.clip(4 - r + 0.5, 0, 1).astype(np.float32)
+    brain, te = (r < 18) & (z >= 2) & (z < 62), (4.0, 8.0)
+    names, fractions = ("white_matter", "venous_blood"), (1 - vein, vein)
+    found = scan(names, fractions, brain, (0.0, 300.0), gre=GRE(te=te), tilt=(angle, angle), **CLEAN)
+    shift = ppb(found.phase, te, 3.0)[:, :, 28:36]
+    gained = shift[(r < 2.5)[:, :, 28:36]].mean() - shift[((r > 6) & (r < 14))[:, :, 28:36]].mean()
+    assert gained == pytest.approx(300 * (3 * np.cos(np.radians(angle)) ** 2 - 1) / 6, abs=0.03 * 300)
+
+
+def test_the_dipole_of_a_sphere_turns_with_b0():
+    turned = np.array([[0.0, 0.0, 2.0, 0.0], [2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    settings, te = QSMSettings(tilt=(50.0, 50.0), **CLEAN), (4.0, 8.0)
+    fractions, r = shells(40, 19.0, 4.0)
+    names, brain = ("white_matter", "pallidum"), r < 19
+    parts = tuple(Part(name, fraction) for name, fraction in zip(names, fractions, strict=True))
+    palette = {"air": typical("air", 3.0)}
+    palette |= {name: replace(typical(name, 3.0), chi=chi) for name, chi in zip(names, (0.0, 500.0), strict=True)}
+    for affine in (np.diag([2.0, 2.0, 2.0, 1.0]), turned):
+        rng = np.random.default_rng(5)
+        found = acquire_gre(rng, parts, palette, GRE(te=te), 3.0, brain, affine, 2.0, settings)
+        b0 = _direction(np.random.default_rng(5), affine, settings)
+        assert (affine[:3, :3] @ b0)[2] == pytest.approx(
+            2 * np.cos(np.radians(50))
+        )  # the scanner's axis is 50 degrees off
+        middle = np.stack(np.meshgrid(*[np.arange(40) - 19.5] * 3, indexing="ij"))
+        cosine = np.tensordot(b0, middle, 1) / r
+        analytic = 500 / 3 * (4 / r) ** 3 * (3 * cosine**2 - 1)
+        near = (r > 6) & (r < 12)
+        shift = ppb(found.phase, te, 3.0)
+        slope, _ = np.polyfit(analytic[near], shift[near], 1)
+        assert slope == pytest.approx(1, abs=0.05)
+        assert np.std((shift - analytic)[near]) < 0.1 * np.std(analytic[near])

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -72,7 +73,7 @@ def read_donor(path_mask: Path, path_brain: Path) -> Donor:
             "give the brain mask of the same image"
         )
     middle, size = brain_frame(brain)
-    extent = size * nib.affines.voxel_sizes(affine)
+    extent = size * voxel_sizes(affine)
     if extent.min() < _LEAST:
         x, y, z = extent
         found = f"its brain is {x:.0f} x {y:.0f} x {z:.0f} mm"

@@ -46,8 +46,8 @@ _CAVITIES = (
 """Air outside the brain: middle as a share of the brain's box along (x, y, z), half axes in mm (chosen, after the shape of a skull)."""
 _SMOOTH = 1.665  # voxels; susceptibility outside the brain is smoothed (weights 1/4, 1/2, 1/4), or its jumps at air would ring in k-space
 _WALL = 3.0  # mm between air and brain at least
-_NECK = 100.0  # mm by which the lowest slice of a head goes on below the field of view (chosen)
-_FAR = 1.0  # padding around a head, as a share of the field of view
+_NECK = 50.0  # mm by which the lowest slice of a head goes on below the field of view (chosen)
+_FAR = 0.75  # padding around a head, as a share of the field of view (chosen; more costs memory)
 
 
 class QSMSettings(Settings):

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from oligovox.settings import Settings
 from oligovox.simulate.fields import Spacing, Volume
-from oligovox.simulate.physics.sequences import FLAIR, GRE, MPRAGE, TSE, Sequence, signal
+from oligovox.simulate.physics.sequences import FLAIR, GRE, MPRAGE, Sequence, signal
 from oligovox.simulate.physics.tissues import typical
 from oligovox.simulate.scanner.coils import bias_field, texture, transmit_field
 from oligovox.simulate.scanner.kspace import Placement, averaged, ghost_lines, read_out, slice_profile, window
@@ -99,9 +99,7 @@ class Acquisition(Settings):
             for name in names:
                 low, high = getattr(self, name)
                 if not least <= low <= high <= most:
-                    raise ValueError(
-                        f"{name} = ({low}, {high}); expected {least:g} <= lowest <= highest <= {most:g}; change it"
-                    )
+                    raise ValueError(f"{name} = ({low}, {high}); expected {least:g} <= lowest <= highest <= {most:g}")
         return self
 
 
@@ -309,9 +307,7 @@ def _possible(s: Sequence) -> Sequence:
         case GRE():
             if s.tr <= s.te[-1]:
                 changed["tr"] = float(math.ceil(s.te[-1] + 500 / s.bandwidth))
-        case TSE():
-            pass
-    if not isinstance(s, TSE | FLAIR) and s.flip > 90:
+    if isinstance(s, MPRAGE | GRE) and s.flip > 90:
         changed["flip"] = 90.0
     return s.model_copy(update=changed)
 
