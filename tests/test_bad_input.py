@@ -237,7 +237,7 @@ def test_a_table_that_is_none(bids: Path, tmp_path: Path, fails: Fails, content:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("FLAIRE", "did you mean 'FLAIR'?"), ("bold", "known are: FLAIR, PDw, QSM, T1w")]
+    ("name", "hint"), [("FLAIRE", "did you mean 'FLAIR'?"), ("bold", "known are: FLAIR, PDw, QSM, T1in")]
 )
 def test_a_sequence_nobody_knows(bids: Path, tmp_path: Path, fails: Fails, name: str, hint: str) -> None:
     line = fails("prepare", bids, tmp_path / "store", "--modalities", f"T1w,{name}", unwritten=tmp_path / "store")

@@ -25,7 +25,7 @@ _MASS = (
 )  # parts of the brain between which its size along an axis is measured; its thin ends may be cut off
 _SOFT = 0.5  # standard deviation of the softening, donor voxels, at least half a voxel of the new grid
 _FLIP = 0.5  # probability that left and right change places
-_LEAST = 30.0  # mm; no brain is smaller along an axis, its thin ends left out
+_LEAST = 10.0  # mm; no brain is smaller along an axis, its thin ends left out
 _OUTSIDE = 0.5  # part of the lesions that the brain mask may leave out, as those that miss the brain stem do
 
 

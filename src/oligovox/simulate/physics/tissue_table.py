@@ -13,7 +13,7 @@ LINES: tuple[Line, ...] = (
     # brain
     ("grey_matter", "pd", (0.8,), "calibrated"),
     ("grey_matter", "t1", (1197, 1420, 1939), "wright2008 calibrated wright2008"),
-    ("grey_matter", "t2", (114, 98, 63), "cox_scaled calibrated cox_scaled"),
+    ("grey_matter", "t2", (123, 106, 68), "cox_scaled calibrated cox_scaled"),
     ("grey_matter", "t2s", (84.0, 66.0, 33.2), "peters2007"),
     ("grey_matter", "chi", (15,), "chosen_chi"),
     ("grey_matter", "uptake", (0.02,), "chosen_uptake"),
@@ -96,9 +96,9 @@ LINES: tuple[Line, ...] = (
     ("perivascular_space", "t2s", (600, 400, 200), "chosen_t2s"),
     ("perivascular_space", "chi", (0,), "definition"),
     # multiple sclerosis
-    ("lesion_mild", "pd", (0.755,), "calibrated"),
-    ("lesion_mild", "t1", (819, 1055, 1427), "lesion_scaled calibrated lesion_scaled"),
-    ("lesion_mild", "t2", (137, 118, 76), "lesion_scaled calibrated lesion_scaled"),
+    ("lesion_mild", "pd", (0.78,), "calibrated"),
+    ("lesion_mild", "t1", (842, 1085, 1468), "lesion_scaled calibrated lesion_scaled"),
+    ("lesion_mild", "t2", (141, 121, 78), "lesion_scaled calibrated lesion_scaled"),
     ("lesion_mild", "t2s", (76, 62, 31), "chosen_lesion"),
     ("lesion_mild", "chi", (-10,), "chosen_lesion"),
     ("lesion_mild", "uptake", (0.02,), "chosen_uptake"),
