@@ -17,9 +17,9 @@ COLOURS = ("#ff6a3d", "#39c0c8", "#f2c14e", "#b28dff")
 QSM = (-100.0, 150.0)  # ppb, black to white
 
 
-def draw(people: dict[str, SimulatedSubject], path: Path, width: int) -> None:
+def draw(people: dict[str, SimulatedSubject], path: Path, width: int, dpi: int) -> None:
     """A row a subject, a column a sequence, in the axial slice with the most labelled voxels; the patient's right is on the left."""
-    figure = Figure(figsize=(2.6 * width, 2.9 * len(people)), dpi=90, facecolor="black")
+    figure = Figure(figsize=(2.6 * width, 2.9 * len(people)), dpi=dpi, facecolor="black")
     for row, (title, person) in enumerate(people.items()):
         labels = person.truth.labels
         level = int((labels > 0).sum((0, 1)).argmax())
@@ -47,5 +47,5 @@ def draw(people: dict[str, SimulatedSubject], path: Path, width: int) -> None:
 if __name__ == "__main__":
     HOME.mkdir(exist_ok=True)
     patient = simulate_subject(make_recipe("ms-3t", {"lesions": {"load_ml": (8.0, 20.0)}}), SEED)
-    draw({"": patient}, HOME / "simulated.png", 3)
-    draw({name: simulate_subject(make_recipe(name), SEED) for name in presets()}, HOME / "presets.png", 4)
+    draw({"": patient}, HOME / "simulated.png", 3, 90)
+    draw({name: simulate_subject(make_recipe(name), SEED) for name in presets()}, HOME / "presets.png", 4, 42)
