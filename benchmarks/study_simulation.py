@@ -101,7 +101,7 @@ def trained(out, store, people, arm, seed=0, threads=1):
     return out / "model"
 
 
-def label_counts(out):
+def label_counts(out, save):
     """Dice of the development subjects by number of labelled subjects and draw."""
     arm = Arm("ms-3t", steps=400)
     store = ground(out, "labels", arm, POOL + DEVELOPMENT)
@@ -117,6 +117,7 @@ def label_counts(out):
                 scores[case.person] = score_case(mask, case.label(), case.spacing).dice
             found.setdefault(str(count), {})[str(draw)] = scores
             print(f"{count} labels, draw {draw}: Dice {np.mean(list(scores.values())):.3f}", flush=True)
+            save({"cases": found})
     means = {}
     for count, draws in found.items():
         people = [float(np.mean([scores[p] for scores in draws.values()])) for p in split.validation]
@@ -140,9 +141,9 @@ def real_tumours(name, pattern):
     return Cohort(cases=tuple(cases), labels={"NCR": 1, "ED": 2, "ET": 3}, name=name)
 
 
-def transfer(out, arms, cohort, title):
+def transfer(out, arms, cohort, title, save):
     """Train each arm on simulation, score on real patients, on their own grids."""
-    found = {}
+    found, threshold = {}, flair_threshold(out, cohort, title)
     for name, arm in arms.items():
         training = out / arm.preset / name.replace(" ", "-").replace(",", "")
         store = ground(out / arm.preset, training.name, arm, arm.subjects)
@@ -159,7 +160,8 @@ def transfer(out, arms, cohort, title):
             rows[case.person] = {"dice": round(score.dice, 4), "lesion_f1": round(score.lesions.f1, 4)}
         found[name] = rows
         print(f"{title}, {name}: {rows}", flush=True)
-    return found
+        save({"arms": found, "threshold": threshold})
+    return {"arms": found, "threshold": threshold}
 
 
 def flair_threshold(out, cohort, title):
@@ -197,28 +199,25 @@ def main():
     given = parser.parse_args()
     for part in given.parts:
         start = time.monotonic()
+
+        def save(found, part=part, start=start):
+            """Whatever is known so far, so that a run that ends early leaves what it has."""
+            result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+            result |= {
+                part: found | {"seconds": round(time.monotonic() - start)},
+                "command": "python benchmarks/study_simulation.py labels develop ms tumour --out FOLDER",
+                "versions": {n: version(n) for n in ("oligovox", "torch", "monai", "numpy")} | {"python": platform.python_version()},
+            }  # fmt: skip
+            RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
         if part == "labels":
-            found = label_counts(given.out)
+            save(label_counts(given.out, save))
         elif part == "ms":
-            cohort = real_ms()
-            found = {
-                "arms": transfer(given.out, MS, cohort, part),
-                "threshold": flair_threshold(given.out, cohort, part),
-            }
+            save(transfer(given.out, MS, real_ms(), part, save))
+        elif part == "develop":
+            save(transfer(given.out, TUMOUR, real_tumours("brats", "*-*-*"), part, save))
         else:
-            cohort = real_tumours("brats", "*-*-*") if part == "develop" else real_tumours("brats13_nc", "BRATS13-*")
-            found = {
-                "arms": transfer(given.out, TUMOUR, cohort, part),
-                "threshold": flair_threshold(given.out, cohort, part),
-            }
-        found["seconds"] = round(time.monotonic() - start)
-        result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-        result |= {
-            part: found,
-            "command": "python benchmarks/study_simulation.py labels develop ms tumour --out FOLDER",
-            "versions": {name: version(name) for name in ("oligovox", "torch", "monai", "numpy")} | {"python": platform.python_version()},
-        }  # fmt: skip
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+            save(transfer(given.out, TUMOUR, real_tumours("brats13_nc", "BRATS13-*"), part, save))
 
 
 if __name__ == "__main__":
