@@ -45,7 +45,7 @@ from oligovox.simulate.pathology.tumour_shapes import (
     slowness_map,
     total,
 )
-from oligovox.simulate.pathology.tumour_tissue import Shares, cavity_front, high_grade, low_grade, treated
+from oligovox.simulate.pathology.tumour_tissue import THIN, Shares, cavity_front, high_grade, low_grade, treated
 from oligovox.simulate.physics.scene import Part, Parts, paint
 from oligovox.simulate.physics.tissues import TissueName
 
@@ -336,11 +336,13 @@ def _fade_specks(fractions: dict[TissueName, Volume], spacing: float) -> None:
 
 
 def _labels(fractions: Mapping[TissueName, Volume]) -> NDArray[np.uint8]:
-    """The class with the largest fraction, where all together take more than half of the voxel."""
+    """The class with the largest fraction, where all together take more than half of the voxel; a thin line of enhancement has no say."""
+    enhancing = fractions["enhancing_tumour"]
+    named = {**fractions, "enhancing_tumour": np.where(enhancing > THIN, enhancing, 0)}
     labels = np.zeros(fractions["oedema"].shape, dtype=np.uint8)
     where = np.nonzero(total(fractions.values()) > 0.5)
     values = sorted(set(_VALUES.values()))
-    by_class = [np.sum([f[where] for name, f in fractions.items() if _VALUES[name] == v], axis=0) for v in values]
+    by_class = [np.sum([f[where] for name, f in named.items() if _VALUES[name] == v], axis=0) for v in values]
     labels[where] = np.array(values, dtype=np.uint8)[np.argmax(by_class, axis=0)]
     return labels
 

@@ -20,8 +20,8 @@ from oligovox.simulate.physics.tissues import TissueName
 
 Shares: TypeAlias = Mapping[TissueName, Volume]
 
-_THIN = 0.35  # share of the voxel that the thin line of enhancement along any cavity takes: seen, and not labelled
-_THINNEST = 1.5  # the enhancing rim is nowhere thinner, mm
+THIN = 0.35  # share of the voxel that the thin line of enhancement along any cavity takes: seen, and not labelled
+THINNEST = 1.5  # the enhancing rim is nowhere thinner, mm
 _REACH = 42.0  # a cavity deeper than this under the skull has no way out, mm
 
 
@@ -41,7 +41,7 @@ def high_grade(rng: np.random.Generator, core: Front, spacing: float, rim: float
     near = 1 - smoothstep(core.depth - thick, 2.0, 12.0)  # strands and islands hang on the rim, the middle is fluid
     strands = rng.uniform(0.2, 1.0) * (1 - smoothstep(np.abs(smooth_field(rng, shape, spacing, 10.0)), 0.1, 0.35))
     islands = _patches(rng, shape, spacing, 6.0, rng.uniform(0.0, 0.25))
-    inner = front(np.minimum(core.depth - thick + rough, core.depth - _THINNEST), spacing).extent
+    inner = front(np.minimum(core.depth - thick + rough, core.depth - THINNEST), spacing).extent
     necrosis = np.minimum(inner * (1 - near * np.maximum(strands, islands)), core.extent)
     gaps = _patches(rng, shape, spacing, 14.0, rng.uniform(0.0, 0.25))
     solid = (core.extent - necrosis) * gaps
@@ -96,7 +96,7 @@ def treated(rng: np.random.Generator, anatomy: Anatomy, cavity: Front, residual:
         thick = np.float32(rng.uniform(1.5, 4.0)) * np.exp(0.4 * uneven)
         shell = smoothstep(cavity.depth + thick, -0.6, 0.6) * _patches(rng, shape, spacing, 13.0, rng.uniform(0.1, 0.6))
         nodules = np.maximum(nodules, shell)
-    line = _THIN * smoothstep(cavity.depth, -1.8, -0.6)
+    line = THIN * smoothstep(cavity.depth, -1.8, -0.6)
     solid = 0 * nodules
     if len(wall) and rng.random() < 0.4:
         radius = rng.uniform(4.0, 11.0)
