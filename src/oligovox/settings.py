@@ -38,6 +38,17 @@ def parse(kind: type[S], given: Mapping[str, Any], where: str) -> S:
         raise SettingsError(_explain(kind, error, where)) from None
 
 
+def ascending(name: str, values: tuple[float, float], least: float, most: float) -> None:
+    """Check a range (lowest, highest) in a validator.
+
+    Raises:
+        ValueError: it descends, or leaves [least, most]; pydantic and `parse` make one line of it.
+    """
+    low, high = values
+    if not least <= low <= high <= most:
+        raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")
+
+
 def _explain(kind: type[Settings], error: ValidationError, where: str) -> str:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:  # the settings as a whole

@@ -19,7 +19,7 @@ from scipy import ndimage
 from scipy.special import expit
 
 from oligovox.errors import LabelError
-from oligovox.settings import Settings
+from oligovox.settings import Settings, ascending
 from oligovox.simulate.fields import Spacing, Volume, smooth_field
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -55,9 +55,7 @@ class Raters(Settings):
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Raters:
         for name, least, most in (("bias_mm", -5.0, 5.0), ("half_seen_mm3", 0.001, 1e5)):
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")
+            ascending(name, getattr(self, name), least, most)
         return self
 
 

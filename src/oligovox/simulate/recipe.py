@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from oligovox.errors import SettingsError, nearest
-from oligovox.settings import Settings, parse
+from oligovox.settings import Settings, ascending, parse
 from oligovox.simulate.anatomy.abdomen import Abdomen
 from oligovox.simulate.anatomy.head import Head
 from oligovox.simulate.pathology.confounders import Confounders
@@ -61,8 +61,8 @@ class BrainRecipe(Settings):
     @model_validator(mode="after")
     def _possible(self) -> BrainRecipe:
         _once("sequences", self.sequences)
-        _ascending("age", self.age, 18.0, 95.0)
-        _ascending("atrophy", self.atrophy, 0.0, 1.0)
+        ascending("age", self.age, 18.0, 95.0)
+        ascending("atrophy", self.atrophy, 0.0, 1.0)
         if (self.lesions is None) == (self.glioma is None):
             raise ValueError(
                 "a cohort has lesions of multiple sclerosis or a glioma: set one of lesions, glioma, and the other to null"
@@ -152,9 +152,3 @@ def _protocols_fit(protocols: Protocols, sequences: tuple[str, ...], fields: tup
 def _once(name: str, values: tuple[str, ...]) -> None:
     if len(set(values)) < len(values):
         raise ValueError(f"{name} {values} has a name twice; expected each once")
-
-
-def _ascending(name: str, values: tuple[float, float], least: float, most: float) -> None:
-    low, high = values
-    if not least <= low <= high <= most:
-        raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")

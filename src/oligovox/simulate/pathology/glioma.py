@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from scipy import ndimage
 from scipy.special import ndtr, ndtri
 
-from oligovox.settings import Settings
+from oligovox.settings import Settings, ascending
 from oligovox.simulate.anatomy.brain import Anatomy
 from oligovox.simulate.fields import Volume, smooth_field, smoothstep
 from oligovox.simulate.pathology.mass_effect import displaced, mass_effect
@@ -115,9 +115,7 @@ class Glioma(Settings):
             ("rim_mm", 1.0, 20.0),
             ("mass_effect_mm", 0.0, 15.0),
         ):
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")
+            ascending(name, getattr(self, name), least, most)
         return self
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from oligovox.settings import Settings
+from oligovox.settings import Settings, ascending
 from oligovox.simulate.anatomy.brain import Anatomy
 from oligovox.simulate.anatomy.veins import Vein, rasterise
 from oligovox.simulate.fields import Volume, smooth_field
@@ -90,9 +90,7 @@ class MSLesions(Settings):
         }
         limits |= dict.fromkeys(("severity", "black_holes", "diffuse", "central_vein"), (0, 1))
         for name, (least, most) in limits.items():
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")
+            ascending(name, getattr(self, name), least, most)
         if (total := self.enlarging + self.shrinking + self.gone) > 1:
             raise ValueError(f"enlarging + shrinking + gone = {total:g}; expected at most 1: a lesion does one of them")
         return self

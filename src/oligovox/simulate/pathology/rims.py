@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy import ndimage
 
-from oligovox.settings import Settings
+from oligovox.settings import Settings, ascending
 from oligovox.simulate.anatomy.brain import Anatomy
 from oligovox.simulate.fields import Volume, smooth_field, smoothstep
 from oligovox.simulate.pathology.lesions import Lesions
@@ -62,9 +62,7 @@ class Rims(Settings):
         limits = dict.fromkeys(("share", "strength", "coverage"), (0.0, 1.0))
         limits |= {"volume_mm3": (1.0, 1e5), "thickness_mm": (0.3, 5.0), "beyond_mm": (0.0, 2.0)}
         for name, (least, most) in (limits | {"vein_radius_mm": (0.1, 3.0)}).items():
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")
+            ascending(name, getattr(self, name), least, most)
         if self.core_mimics + self.vein_mimics > 1:
             raise ValueError("core_mimics + vein_mimics is above 1; a lesion is one of them at most")
         return self

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from oligovox.settings import Settings
+from oligovox.settings import Settings, ascending
 from oligovox.simulate.fields import Spacing, Volume
 from oligovox.simulate.physics.sequences import FLAIR, GRE, MPRAGE, Sequence, signal
 from oligovox.simulate.physics.tissues import typical
@@ -90,16 +90,14 @@ class Acquisition(Settings):
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Acquisition:
         for names, least, most in (
-            (("noise_t1w", "noise_t2w", "texture_t1w", "texture_t2w", "bias", "bias_7t", "ghost"), 0.0, 0.5),
-            (("ringing", "csf"), 0.0, 1.0),
-            (("transmit_3t", "transmit_7t"), 0.1, 2.0),
-            (("plane_mm", "slice_mm", "thick_mm", "gap_mm"), 0.0, 20.0),
-            (("gain",), 10.0, 3000.0),  # images are written as 16-bit integers
+            (("noise_t1w", "noise_t2w", "texture_t1w", "texture_t2w", "bias", "bias_7t", "ghost"), 0, 0.5),
+            (("ringing", "csf"), 0, 1),
+            (("transmit_3t", "transmit_7t"), 0.1, 2),
+            (("plane_mm", "slice_mm", "thick_mm", "gap_mm"), 0, 20),
+            (("gain",), 10, 3000),  # images are written as 16-bit integers
         ):
             for name in names:
-                low, high = getattr(self, name)
-                if not least <= low <= high <= most:
-                    raise ValueError(f"{name} = ({low}, {high}); expected {least:g} <= lowest <= highest <= {most:g}")
+                ascending(name, getattr(self, name), least, most)
         return self
 
 
