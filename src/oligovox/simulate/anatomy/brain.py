@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from oligovox.simulate.anatomy.cortex import draw_folds
 from oligovox.simulate.anatomy.deformation import deformation
 from oligovox.simulate.anatomy.template import Template, template
+from oligovox.simulate.anatomy.tubes import THICK
 from oligovox.simulate.anatomy.veins import Vein, draw_veins, rasterise
 from oligovox.simulate.fields import Volume, smooth_field, smoothstep
 from oligovox.simulate.physics.scene import Part, Parts, paint
@@ -31,13 +33,19 @@ __all__ = ["Anatomy", "Template", "Vein", "draw_anatomy", "template"]
 
 _OUTSIDE = 60.0  # a distance where there is no brain, mm
 _SHARP = 4.0  # log odds per half contrast at 1 mm; a border is then about a voxel wide
-_FOLDS = (
+_UNEVEN = (
     0.45,
     5.0,
 )  # how much and over how many mm the borders of white matter differ from the average, in half contrasts
 _THICKNESS = (2.7, 0.15)  # of the cortex at 40 years: mean and standard deviation, mm
 _THINNING = (0.006, 0.4)  # mm per year, mm at atrophy 1
-_DEEPER = 0.9  # how much more likely CSF is per mm deeper than the cortex is thick, in half contrasts
+_DEEPER = 0.4  # how much more likely CSF is per mm deeper than the cortex is thick, in half contrasts
+_SULCUS = (0.25, 0.3, 0.3)  # half the width of a new sulcus: at 20 years, more of it at 80 years, at atrophy 1; mm
+_NARROW = 0.3  # half contrasts per mm of voxel size beyond 1 mm
+_RIBBON = 0.5  # part of a voxel of cortex that is grey matter, at least
+_PER_MM = 0.8  # half contrasts per mm at the borders of new folds
+_LIMBIC = (0.2, 1.0)  # how bright the limbic lobe of a person is, of the most it can be
+_PLEXUS = (-1.2, 0.0)  # of a unit field: where the choroid plexus begins, where it is dense
 _WIDENING = (-3.8, 2.5)  # push on the ventricles at 20 years: mean and standard deviation, mm
 _WIDER = (14.0, 5.5)  # more of it at 80 years; at atrophy 1, mm
 _SULCI = (0.10, 0.12)  # how much more fluid there is at 80 years; at atrophy 1, in half contrasts
@@ -54,6 +62,8 @@ class Anatomy:
         to_cortex: distance to cortical grey matter, not to the nuclei, mm.
         deep: the region of the basal ganglia and the thalamus, 0 or 1 (soft at its border).
         below: 1 below the tentorium (brain stem and cerebellum), 0 above.
+        limbic: part of the grey matter that is as bright on FLAIR as limbic cortex can be.
+        plexus: part of the fluid that is choroid plexus.
         nuclei: deep nucleus → fraction of each voxel; they are part of `gm`.
         vessels: fraction of each voxel that is venous blood.
         veins: the same veins as lines.
@@ -69,6 +79,8 @@ class Anatomy:
     to_cortex: Volume
     deep: Volume
     below: Volume
+    limbic: Volume
+    plexus: Volume
     nuclei: Mapping[TissueName, Volume]
     vessels: Volume
     veins: tuple[Vein, ...]
@@ -76,15 +88,22 @@ class Anatomy:
     spacing: float
 
     def parts(self) -> Parts:
-        """The brain as parts to paint on: white matter, grey matter without its nuclei, CSF, nuclei, venous blood."""
+        """The brain as parts to paint on: white matter, grey matter without its nuclei (limbic and other), CSF and choroid plexus, nuclei, venous blood."""
         cortex = self.gm - np.sum(list(self.nuclei.values()), axis=0, dtype=np.float32) if self.nuclei else self.gm
-        plain = (Part("white_matter", self.wm), Part("grey_matter", np.maximum(cortex, 0)), Part("csf", self.csf))
+        cortex = np.maximum(cortex, 0)
+        plain = (
+            Part("white_matter", self.wm),
+            Part("grey_matter", cortex * (1 - self.limbic)),
+            Part("limbic_grey_matter", cortex * self.limbic),
+            Part("csf", self.csf * (1 - self.plexus)),
+            Part("choroid_plexus", self.csf * self.plexus),
+        )
         nuclei = tuple(Part(name, fraction) for name, fraction in self.nuclei.items())
         return paint((*plain, *nuclei), Part("venous_blood", self.vessels))
 
     def displaced(self, where: Volume) -> Anatomy:
         """The brain moved: each voxel takes what was at `where` (3, x, y, z), in voxels; vessels move with it, `veins` are dropped."""
-        maps = ("gm", "wm", "csf", "deep", "below", "vessels", "to_ventricle", "to_cortex")
+        maps = ("gm", "wm", "csf", "deep", "below", "limbic", "plexus", "vessels", "to_ventricle", "to_cortex")
         moved: dict[str, Any] = {f: _pull(getattr(self, f), where) for f in maps}
         nuclei = {name: _pull(fraction, where) for name, fraction in self.nuclei.items()}
         brain = _pull(self.brain.astype(np.float32), where) > 0.5
@@ -112,7 +131,6 @@ def draw_anatomy(rng: np.random.Generator, average: Template, *, age: float = 40
     gm, wm, csf = _tissues(rng, average, at, inside, shaped.scale, age=age, atrophy=atrophy)
     nuclei = _nuclei(average, at)
     room = np.clip(1 - np.sum(list(nuclei.values()), axis=0, dtype=np.float32), 0, 1)
-    near = {f: shaped.scale * _read(getattr(average, f), at) for f in ("to_ventricle", "to_cortex")}
 
     def fill(values: Volume, outside: float = 0.0) -> Volume:
         volume = np.full(shape, outside, dtype=np.float32)
@@ -120,7 +138,9 @@ def draw_anatomy(rng: np.random.Generator, average: Template, *, age: float = 40
         return volume
 
     white, fluid = fill(wm * room), fill(csf * room)
-    to_ventricle = fill(near["to_ventricle"], _OUTSIDE)
+    to_ventricle = fill(shaped.scale * _read(average.to_ventricle, at), _OUTSIDE)
+    deep = fill(_read(average.deep, at))
+    cortex = (fill(gm * room) > _RIBBON) & (deep < 0.5)
     veins = draw_veins(rng, white, fluid, to_ventricle, cover, spacing, lambda mm: shaped.carry(average.voxel(mm)))
     person = Anatomy(
         gm=fill(gm * room + (1 - room)),
@@ -128,10 +148,12 @@ def draw_anatomy(rng: np.random.Generator, average: Template, *, age: float = 40
         csf=fluid,
         brain=brain,
         to_ventricle=to_ventricle,
-        to_cortex=fill(near["to_cortex"], _OUTSIDE),
-        deep=fill(_read(average.deep, at)),
+        to_cortex=np.asarray(spacing * ndimage.distance_transform_edt(~cortex), dtype=np.float32),
+        deep=deep,
         below=fill(_read(average.below, at)),
+        limbic=fill(np.float32(rng.uniform(*_LIMBIC)) * _read(average.limbic, at)),
         nuclei={name: fill(values) for name, values in nuclei.items()},
+        plexus=fill(_read(average.plexus, at)) * smoothstep(smooth_field(rng, shape, spacing, 3.0), *_PLEXUS),
         vessels=rasterise(veins, shape, spacing) * brain,
         veins=veins,
         affine=average.affine,
@@ -154,16 +176,24 @@ def _tissues(
     shape, spacing = average.white.shape, average.spacing
     elder = (np.clip(age, 20, 85) - 20) / 60
     thickness = rng.normal(*_THICKNESS) - _THINNING[0] * (age - 40) - _THINNING[1] * atrophy
-    amount, size = _FOLDS
-    folds = [smooth_field(rng, shape, spacing, size)[inside] for _ in range(2)]
+    amount, size = _UNEVEN
+    uneven = [smooth_field(rng, shape, spacing, size)[inside] for _ in range(2)]
     below = _read(average.below, at)
     cerebrum = 1 - below
     white, fluid = _read(average.white, at), _read(average.fluid, at)
-    for level, fold, share in ((white, folds[0], 1.0), (fluid, folds[1], 0.6)):  # no islands far from the borders
-        level += np.float32(share * amount) * fold * (1 - 0.5 * below) * (1 - smoothstep(np.abs(level), 0.5, 1.0))
+    for level, field, share in ((white, uneven[0], 1.0), (fluid, uneven[1], 0.6)):  # no islands far from the borders
+        level += np.float32(share * amount) * field * (1 - 0.5 * below) * (1 - smoothstep(np.abs(level), 0.5, 1.0))
     deeper = np.clip(scale * _read(average.beneath, at) - thickness, -1.5, 1.5)
     away = smoothstep(_read(average.to_ventricle, at), 2.0, 6.0)
     fluid += (_DEEPER * deeper * cerebrum + _SULCI[0] * elder + _SULCI[1] * atrophy) * away
+    outside = np.ones(shape, dtype=np.bool_)
+    outside[inside] = fluid > _NARROW * (1 - spacing)  # a voxel that holds a narrow sulcus is not fluid by half
+    sulcus, surface = (distance[inside] for distance in draw_folds(rng, outside, spacing))
+    free = cerebrum * away * (1 - _read(average.deep, at)) * (_read(average.limbic, at) < THICK)
+    width = _SULCUS[0] + _SULCUS[1] * elder + _SULCUS[2] * atrophy
+    fluid += free * np.maximum(_PER_MM * (width - sulcus) - fluid, 0)
+    ribbon = _PER_MM * (np.minimum(surface, 6) - thickness)
+    white += free * (ribbon - white)
     sharp = np.float32(_SHARP / np.sqrt(spacing))
     odds = [np.exp(_read(average.grey, at)), np.exp(sharp * white), np.exp(sharp * fluid)]
     total = odds[0] + odds[1] + odds[2]
@@ -195,7 +225,7 @@ def _padded(person: Anatomy, pad: tuple[tuple[int, int], ...]) -> Anatomy:
         result[box] = volume
         return result
 
-    plain = ("gm", "wm", "csf", "brain", "deep", "below", "vessels")
+    plain = ("gm", "wm", "csf", "brain", "deep", "below", "limbic", "plexus", "vessels")
     maps: dict[str, Any] = {f: wide(getattr(person, f)) for f in plain}
     maps |= {f: wide(getattr(person, f), _OUTSIDE) for f in ("to_ventricle", "to_cortex")}
     affine = person.affine.copy()

@@ -29,6 +29,7 @@ from scipy.interpolate import RegularGridInterpolator
 from oligovox.errors import ImageError, SettingsError
 from oligovox.simulate.anatomy.deformation import COARSE
 from oligovox.simulate.anatomy.nuclei import BOX, draw_nuclei
+from oligovox.simulate.anatomy.tubes import LIMBIC, PLEXUS, draw_tubes
 from oligovox.simulate.fields import Volume, smoothstep
 from oligovox.simulate.physics.tissues import TissueName
 
@@ -74,9 +75,10 @@ class Template:
         beneath: distance to white matter, mm: how deep a place lies in the cortex.
         cover: 1 in the brain with its sulci closed, falling to 0 over a thin envelope.
         to_ventricle: distance to the lateral ventricles, mm.
-        to_cortex: distance to cortical grey matter, mm.
         deep: the region of the basal ganglia and the thalamus, 0 or 1.
         below: 1 below the tentorium, 0 above.
+        limbic: 0.5 in limbic cortex, 1 in hippocampus and amygdala, 0 elsewhere.
+        plexus: 1 where the choroid plexus of the lateral ventricles may be, 0 elsewhere.
         nuclei: deep nucleus → fraction, in `nuclei_box` only.
         nuclei_box: the voxels that hold all nuclei.
         push: (3, x', y', z'), at most 1 mm, on the coarse grid of `deformation`: where and how strongly larger ventricles move things.
@@ -91,9 +93,10 @@ class Template:
     beneath: Volume
     cover: Volume
     to_ventricle: Volume
-    to_cortex: Volume
     deep: Volume
     below: Volume
+    limbic: Volume
+    plexus: Volume
     nuclei: Mapping[TissueName, Volume]
     nuclei_box: tuple[slice, ...]
     push: Volume
@@ -147,8 +150,6 @@ def _tight(spacing: float) -> Template:
     nuclei = draw_nuclei(t1[box], corner)
     deep = _deep(*space)
     grey = _where_cortex_may_be(_distance(ventricles), deep, below, space)
-    outer = (white < 0) & (fluid < 0) & (grey > -0.5)
-    outer[box] &= sum(nuclei.values()) < 0.1
     beneath = ndimage.gaussian_filter(_distance((white > 0) & hull), 0.6)
     small = _box(affine, spacing)
     maps = {
@@ -159,6 +160,8 @@ def _tight(spacing: float) -> Template:
         "cover": cover,
         "deep": deep,
         "below": below,
+        "limbic": draw_tubes(LIMBIC, *space, soft=2.0),
+        "plexus": draw_tubes(PLEXUS, *space, soft=1.5),
     }
     fine = {name: _resample(volume, spacing) for name, volume in maps.items()}
     corner = np.diag([spacing, spacing, spacing, 1.0])
@@ -166,7 +169,6 @@ def _tight(spacing: float) -> Template:
     return Template(
         **fine,
         to_ventricle=_resample(_distance(ventricles), spacing),
-        to_cortex=spacing * _distance(_resample(outer.astype(np.float32), spacing) > 0.5),
         nuclei={
             name: _resample(_back(volume, box, t1.shape), spacing)[small].copy() for name, volume in nuclei.items()
         },

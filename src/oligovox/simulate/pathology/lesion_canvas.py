@@ -74,12 +74,13 @@ class Canvas:
         self.lesions: list[Lesion] = []
         self._free = allowed > 0.5
 
-    def stamp(self, lesion: Lesion, *, crowded: float = 1.0) -> bool:
+    def stamp(self, lesion: Lesion, *, crowded: float = 1.0, over: Mask | None = None) -> bool:
         """Draw a lesion apart from those that are there; not where it would be a speck, or squeezed between them.
 
         Args:
             lesion: what to draw.
             crowded: part of its surroundings that may belong to other lesions.
+            over: (x, y, z) of its box; where it was before. One that others have pushed off there is not drawn.
         """
         spacing, wide = self._anatomy.spacing, lesion.shape.box
         free = (self._allowed[wide] > 0.5) & (self.owner[wide] == 0) if lesion.joined else self._free[wide]
@@ -87,6 +88,8 @@ class Canvas:
         if np.count_nonzero(piece) * spacing**3 < SPECK or not (
             lesion.joined or self._crowding(wide, piece) <= crowded
         ):
+            return False
+        if over is not None and not (piece & over).any():
             return False
         half = max(lesion.edge, spacing) / 2
         steps = int(np.ceil((max(half, _HALO) if lesion.halo else half) / spacing)) + 1

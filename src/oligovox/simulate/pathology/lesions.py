@@ -216,7 +216,7 @@ class _Person:
         """The next visit: some lesions larger, smaller or gone, and new ones; only new ones enhance."""
         settings, canvas = self._settings, self._canvas()
         shares = np.cumsum([settings.gone, settings.enlarging, settings.shrinking])
-        for lesion in before.lesions:
+        for number, lesion in enumerate(before.lesions, start=1):
             volume, ratio = lesion.voxels * self._voxel, rng.uniform(*_CHANGE)
             if volume >= CONFLUENT:
                 ratio = 1 + (ratio - 1) / 4
@@ -224,7 +224,7 @@ class _Person:
             gone = 0.0 if volume < _NODULE else 1.0
             count = round(lesion.count * (gone, ratio, 1 / ratio, 1.0)[fate])
             if count >= self._least:
-                canvas.stamp(replace(lesion, count=count))
+                canvas.stamp(replace(lesion, count=count), over=before.owner[lesion.shape.box] == number)
         old, sites = len(canvas.lesions), Sites(rng, self._anatomy, self._allowed)
         for volume in rng.lognormal(*_NEW, int(rng.integers(settings.new_lesions[0], settings.new_lesions[1] + 1))):
             self._place(rng, canvas, sites, max(round(volume / self._voxel), self._least))

@@ -25,7 +25,7 @@ _NEVER = 500.0  # arrival time where nothing arrives, mm
 _MIDLINE = 4.0  # half width of the cleft between the halves, mm
 _FASTEST = 1.3  # where chance helps, oedema runs this much faster
 _FAINT = 0.15  # less of a voxel than this does not connect
-_MAPS = ("gm", "wm", "csf", "brain", "to_ventricle", "to_cortex", "deep", "below", "vessels")
+_MAPS = ("gm", "wm", "csf", "brain", "to_ventricle", "to_cortex", "deep", "below", "limbic", "plexus", "vessels")
 _BORDER = 1.2  # width of a soft border, mm, at least one voxel
 
 

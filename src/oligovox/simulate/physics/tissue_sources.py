@@ -84,7 +84,7 @@ SOURCES: dict[str, str] = {
     # values of ours, with the reason
     "calibrated": (
         "Chosen within published values so that the contrast of the simulated 3 T exam is that of patients (open "
-        "MS data of Ljubljana): grey matter between Wansapura 1999 (1331 ms) and Wright 2008 (1607 ms)."
+        "MS data of Ljubljana): water content within published ranges."
     ),
     "chosen_air": "Chosen: a trace, so that air gives no signal and every equation stays defined.",
     "chosen_blood": (
@@ -107,6 +107,11 @@ SOURCES: dict[str, str] = {
         "Bowtell 2010 (NeuroImage 53:515); soft tissues are near water."
     ),
     "chosen_dirty": "Chosen: just short of a mild lesion; it is meant to take less than half of a voxel.",
+    "chosen_limbic": (
+        "Chosen: the limbic lobe is brighter than other cortex on FLAIR in healthy people (Hirai 2000, from memory); about a fifth "
+        "brighter at most."
+    ),
+    "chosen_plexus": "Chosen: between grey matter and fluid, on FLAIR a little brighter than grey matter.",
     "chosen_fat": (
         "Chosen: adipose tissue is nearly all fat, red and yellow marrow mix, a healthy liver has less than 5 %."
     ),

@@ -17,7 +17,7 @@ from oligovox.simulate.physics.tissue_table import LINES
 Value: TypeAlias = float | NDArray[np.float64]
 
 TissueName: TypeAlias = Literal[
-    "grey_matter", "white_matter", "csf",
+    "grey_matter", "limbic_grey_matter", "white_matter", "csf", "choroid_plexus",
     "caudate", "putamen", "pallidum", "thalamus", "red_nucleus", "substantia_nigra", "dentate",
     "venous_blood", "arterial_blood",
     "dirty_white_matter", "perivascular_space",
@@ -121,12 +121,12 @@ def known_field(field: float) -> float:
 
 # Between people
 
-_SPREAD = np.array([0.015, 0.03, 0.02, 0.05, 0.15, 0.25, 0.1])
+_SPREAD = np.array([0.015, 0.04, 0.03, 0.05, 0.15, 0.25, 0.1])
 """Relative standard deviation of pd, t1, t2, t2s, chi, uptake, fat between people (chosen)."""
 
 _RELATED: tuple[tuple[TissueName, ...], ...] = (
     ("white_matter", "dirty_white_matter", "lesion_mild", "lesion_severe", "lesion_enhancing", "rim_weak", "rim_strong"),
-    ("grey_matter", "caudate", "putamen", "pallidum", "thalamus", "red_nucleus", "substantia_nigra", "dentate"),
+    ("grey_matter", "limbic_grey_matter", "caudate", "putamen", "pallidum", "thalamus", "red_nucleus", "substantia_nigra", "dentate"),
     ("csf", "perivascular_space", "vitreous"),
     ("venous_blood", "arterial_blood"),
     ("oedema", "enhancing_tumour", "solid_tumour"),
