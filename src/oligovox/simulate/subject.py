@@ -20,6 +20,7 @@ from oligovox.simulate.physics.scene import Palette, mix
 from oligovox.simulate.physics.sequences import GRE, protocol, signal
 from oligovox.simulate.physics.tissues import TissueName, draw_palette
 from oligovox.simulate.recipe import BrainRecipe, Recipe
+from oligovox.simulate.scanner.coils import bias_field
 from oligovox.simulate.scanner.qsm import acquire_gre
 from oligovox.simulate.scanner.scan import Scan, acquire, draw_scan, draw_site
 
@@ -83,16 +84,20 @@ def simulate_subject(recipe: Recipe, seed: int, *, visit: int = 1) -> SimulatedS
         scans[modality] = scan.facts()
     if isinstance(recipe, BrainRecipe) and (wanted := [m for m in acquired if m in _FROM_GRE]):
         gre = protocol("QSM", strength, recipe.protocols.get("T2starw", {}) | recipe.protocols.get("QSM", {}))
-        assert isinstance(gre, GRE)
+        chance = rng(f"coils of the GRE, visit {visit}")
+        scan = draw_scan(chance, site, recipe.acquisition, "QSM", gre, strength)
+        assert isinstance(scan.sequence, GRE)
         found = acquire_gre(
-            rng(f"GRE, visit {visit}"), body.parts, palette, gre, strength, body.inside, body.affine, body.spacing[0],
-            recipe.qsm,
+            rng(f"GRE, visit {visit}"), body.parts, palette, scan.sequence, strength, body.inside, body.affine,
+            body.spacing[0], recipe.qsm,
         )  # fmt: skip
+        uneven = bias_field(chance, body.inside.shape, body.spacing, scan.bias, body.inside, scan.centre)
         phase = found.phase[..., -1] if "T2starw" in wanted else None
         seen = body.inside if body.stripped else True
-        made = {"T2starw": np.where(seen, found.magnitude[..., -1], np.float32(0)), "QSM": found.chi}
+        made = {"T2starw": np.where(seen, found.magnitude[..., -1] * uneven, np.float32(0)), "QSM": found.chi}
         images |= {m: made[m] for m in wanted}
-        scans |= {m: {"sequence": gre.model_dump()} for m in wanted}
+        drawn = {key: scan.facts()[key] for key in ("kind", "sequence", "receive_half_range", "receive_centre")}
+        scans |= dict.fromkeys(wanted, drawn)
     facts = {"field_T": strength, "site": f"site{number + 1:02d}", **body.facts, "scans": scans}
     return SimulatedSubject(images, phase, body.truth, body.inside, body.affine, facts)
 
