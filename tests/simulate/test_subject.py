@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from oligovox.simulate import subject
-from oligovox.simulate.recipe import make_recipe, presets
+from oligovox.simulate.recipe import make_recipe, merged, presets
 from oligovox.simulate.subject import simulate_subject, subject_seed
 
 FAST = make_recipe("ms-3t", {"spacing": 3.0})
@@ -60,6 +60,36 @@ def test_truth_holds_together_for_any_recipe(seed, name, spacing, age):
     if truth.name == "lesion":
         np.testing.assert_array_equal(truth.instances > 0, truth.lesions)
         np.testing.assert_allclose([row["volume_mm3"] for row in truth.rows], volumes, rtol=1e-3)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(0, 2**40),
+    name=st.sampled_from(["ms-3t", "rim", "glioma-2024", "chaos"]),
+    raters=st.integers(1, 3),
+    every=st.integers(2, 6),
+    whole=st.booleans(),
+    missing=st.floats(0, 0.9),
+)
+def test_labels_of_people_hold_together_for_any_recipe(seed, name, raters, every, whole, missing):
+    chosen = {"raters": {"raters": raters}, "sparse": {"every": every}, "missing": missing}
+    head = {} if name == "chaos" else {"sequences": ["T1w", "FLAIR"], "head": {} if whole else None}
+    person = simulate_subject(make_recipe(name, merged(COARSE.get(name, {"spacing": 4.0}), chosen | head)), seed)
+    truth, classes = person.truth, {0, *person.truth.classes.values()}
+    assert person.images
+    drawn = [truth.others[f"rater{n}"] for n in range(1, raters + 1)]
+    for labels in (*drawn, truth.others["consensus"]):
+        assert set(np.unique(labels)) <= classes
+    agreed = np.all([d == drawn[0] for d in drawn], axis=0)
+    assert np.array_equal(truth.others["consensus"][agreed], drawn[0][agreed])
+    sparse = truth.others["sparse"]
+    known = sparse != 255
+    assert known.any()
+    assert not known.all()
+    assert np.array_equal(sparse[known], truth.labels[known])
+    if name != "chaos" and whole:
+        outside = ~person.brain
+        assert all(image[outside].max() > 0 for image in person.images.values())  # there is a head around it
 
 
 def test_another_noise_keeps_brain_and_lesions_and_the_other_sequences():

@@ -1,7 +1,7 @@
 """A person's brain: fractions of grey matter, white matter and CSF in each voxel, its nuclei and its veins.
 
-The average brain is deformed, then each person draws anew where grey matter ends and white matter and CSF begin. The cortex is as thick as
-the person's is: what lies deeper between two gyri is a sulcus, so that a thinner cortex makes wider sulci.
+The average brain is deformed, then each person draws anew where grey matter ends and white matter and CSF begin, and gets sulci of its own.
+The cortex is a ribbon as thick as the person's is, so that a thinner cortex makes wider sulci and more white matter.
 
 There is a brain in a thin envelope of CSF and nothing else: no skull, no scalp, no eyes, as after perfect skull stripping.
 
