@@ -211,6 +211,27 @@ def overlap_table(reference: Lesions, predicted: Lesions) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape=shape)
 
 
+def centre_voxels(
+    where: NDArray[np.int64], owner: NDArray[np.integer[Any]], voxels: NDArray[np.int64], spacing_mm: Sequence[float]
+) -> NDArray[np.int64]:
+    """The voxel of each component nearest to its centre of mass.
+
+    Args:
+        where: (f, 3) the voxels of all components.
+        owner: (f,) the component of each, from 0.
+        voxels: (n,) their sizes, none 0.
+        spacing_mm: voxel sides.
+
+    Returns:
+        (n, 3) indices.
+    """
+    sums = [np.bincount(owner, weights=axis, minlength=len(voxels)) for axis in where.T]
+    offset = (where - (np.stack(sums, axis=1) / voxels[:, None])[owner]) * np.asarray(spacing_mm, dtype=float)
+    nearest_first = np.lexsort((np.square(offset).sum(axis=1), owner))
+    nearest: NDArray[np.int64] = where[nearest_first[np.cumsum(voxels) - voxels]]
+    return nearest
+
+
 def _counted(
     lesions: Lesions, spacing_mm: Sequence[float], corner: NDArray[np.int64]
 ) -> list[tuple[int, int, tuple[int, int, int]]]:
@@ -218,12 +239,9 @@ def _counted(
     flat = np.flatnonzero(lesions.labels > 0)
     owner = lesions.labels.ravel()[flat] - 1
     where = np.stack(np.unravel_index(flat, lesions.labels.shape), axis=1)
-    sums = [np.bincount(owner, weights=axis, minlength=len(lesions.voxels)) for axis in where.T]
-    offset = (where - (np.stack(sums, axis=1) / lesions.voxels[:, None])[owner]) * np.asarray(spacing_mm, dtype=float)
-    nearest_first = np.lexsort((np.square(offset).sum(axis=1), owner))
-    first = np.cumsum(lesions.voxels) - lesions.voxels
+    centres = centre_voxels(where, owner, lesions.voxels, spacing_mm) + corner
     found = []
     for index in np.flatnonzero(lesions.counted):
-        x, y, z = (int(v) for v in where[nearest_first[first[index]]] + corner)
+        x, y, z = (int(v) for v in centres[index])
         found.append((int(index), int(lesions.voxels[index]), (x, y, z)))
     return found

@@ -24,6 +24,8 @@ from oligovox.errors import GeometryError, LabelError
 Mask = NDArray[np.bool_]
 Box = tuple[slice, slice, slice]
 
+_HALF = 1e-3  # rounding of probabilities stored as float16
+
 
 def dice(prediction: NDArray[Any], truth: NDArray[Any]) -> float:
     """Dice coefficient in [0, 1]; the table above has the empty cases.
@@ -86,11 +88,25 @@ def same_grid(prediction: NDArray[Any], truth: NDArray[Any]) -> tuple[Mask, Mask
     Raises:
         GeometryError: the shapes differ.
     """
-    if np.shape(prediction) != np.shape(truth):
-        raise GeometryError(
-            f"the prediction has shape {np.shape(prediction)}, the reference {np.shape(truth)}; bring both to one grid first"
-        )
+    _same_shape(prediction, truth)
     return as_mask(prediction), as_mask(truth)
+
+
+def probability_and_mask(probability: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], Mask]:
+    """A map of probabilities (x, y, z) clipped to [0, 1], and the reference as a mask of the same shape.
+
+    Raises:
+        GeometryError: the shapes differ, or are not three axes.
+        LabelError: probabilities that are NaN or outside [0, 1] by more than the rounding of float16 (1e-3).
+    """
+    _same_shape(probability, truth)
+    probability, truth = np.asarray(probability), as_mask(truth)
+    low, high = (float(probability.min()), float(probability.max())) if probability.size else (0.0, 0.0)
+    if not (low >= -_HALF and high <= 1 + _HALF):
+        raise LabelError(
+            f"a map of probabilities runs from {low:g} to {high:g}; expected 0 to 1, so apply the softmax or sigmoid first"
+        )
+    return (probability if low >= 0 and high <= 1 else np.clip(probability, 0, 1)), truth
 
 
 def bounding_box(mask: Mask) -> Box:
@@ -102,3 +118,10 @@ def bounding_box(mask: Mask) -> Box:
         mask = mask[(*[slice(None)] * axis, side)]
         sides.append(side)
     return sides[0], sides[1], sides[2]
+
+
+def _same_shape(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
+    if np.shape(prediction) != np.shape(truth):
+        raise GeometryError(
+            f"the prediction has shape {np.shape(prediction)}, the reference {np.shape(truth)}; bring both to one grid first"
+        )

@@ -1,0 +1,1 @@
+"""One challenge, one file: its rules on top of the one matching core of `metrics.lesions`. Numpy, mm and mm³."""
