@@ -30,7 +30,6 @@ from oligovox.experiment.training import Job, build_encoder, build_method, load_
 from oligovox.experiment.verbs import pretrain
 from oligovox.infer.window import predict_case
 from oligovox.metrics.bootstrap import bootstrap_mean, paired_difference
-from oligovox.metrics.case import score_case
 from oligovox.metrics.overlap import dice
 from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan
@@ -123,7 +122,7 @@ def dice_of(network, cases, plan):
     found = {}
     for case in cases:
         mask = predict_case(network, case, plan, patch=PATCH, overlap=0.25).argmax(0)
-        found[case.person] = score_case(mask, case.label(), case.spacing).dice
+        found[case.person] = dice(mask, case.label())
     return found
 
 

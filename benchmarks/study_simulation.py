@@ -2,7 +2,7 @@
 
     OLIGOVOX_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/study_simulation.py labels develop ms tumour --out FOLDER
 
-labels   scratch training with 1, 2, 4, 8 labelled simulated subjects, three draws each, scored on development subjects.
+labels   scratch training with 1, 2, 4, 8 labelled simulated subjects, drawn two to six times, scored on development subjects.
 ms       trained on simulated multiple sclerosis only, scored on the two labelled openms patients, beside a FLAIR threshold fitted on the other.
 develop  trained on simulated gliomas only, scored on the two cases of brats, whose labels are those of algorithms: for development.
 tumour   the same networks, scored on the five brats13_nc patients (whole tumour, FLAIR and T1w after gadolinium).
@@ -14,6 +14,8 @@ import argparse
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -29,9 +31,9 @@ from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict
 from oligovox.experiment.training import Job, load_network, train
 from oligovox.infer.window import predict_case
-from oligovox.metrics.bootstrap import bootstrap_mean
-from oligovox.metrics.case import score_case
+from oligovox.metrics.lesions import match_lesions
 from oligovox.metrics.overlap import dice
+from oligovox.metrics.paired import mean_over_draws
 from oligovox.prepare.geometry import read_volume, spacing_of
 from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan
@@ -44,7 +46,8 @@ NETWORK = NetworkChoice(settings={"preset": "tiny"})
 PATCH = (40, 40, 40)
 SEED = 7
 
-COUNTS, DRAWS, POOL, DEVELOPMENT = (1, 2, 4, 8), (0, 1, 2), 16, 12
+DRAWS = {1: (0, 1, 2, 3, 4, 7), 2: (0, 1), 4: (0,), 8: (0, 1, 2)}  # labelled people → which draws of them
+POOL, DEVELOPMENT = 16, 12
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,14 @@ class Arm:
     preset: str
     changes: dict = field(default_factory=dict)
     spacing: float = 2.0
-    subjects: int = 24
-    steps: int = 600
+    subjects: int = 40
+    steps: int = 2000
     patch: tuple = PATCH
 
 
 MS = {
     "default": Arm("ms-3t"),
-    "1 mm": Arm("ms-3t", spacing=1.0, steps=800, patch=(56, 56, 56)),
+    "1 mm": Arm("ms-3t", spacing=1.0, steps=1000, patch=(56, 56, 56)),
     "one site": Arm("ms-3t", {"acquisition": {"sites": 1}}),
     "no confounders": Arm(
         "ms-3t", {"confounders": dict.fromkeys(("caps", "dirty", "age_related", "perivascular", "arteries"), 0)}
@@ -71,9 +74,9 @@ MS = {
 }
 TWO = {"sequences": ["T1wGd", "FLAIR"]}  # what the patients have
 TUMOUR = {
-    "default": Arm("glioma-2023", TWO, subjects=40, steps=1000),
-    "no bias field": Arm("glioma-2023", TWO | {"acquisition": {"bias": [0.0, 0.0]}}, subjects=40, steps=1000),
-    "one site": Arm("glioma-2023", TWO | {"acquisition": {"sites": 1}}, subjects=40, steps=1000),
+    "default": Arm("glioma-2023", TWO, steps=1000),
+    "no bias field": Arm("glioma-2023", TWO | {"acquisition": {"bias": [0.0, 0.0]}}, steps=1000),
+    "one site": Arm("glioma-2023", TWO | {"acquisition": {"sites": 1}}, steps=1000),
 }
 
 
@@ -103,25 +106,24 @@ def trained(out, store, people, arm, seed=0, threads=1):
 
 def label_counts(out, save):
     """Dice of the development subjects by number of labelled subjects and draw."""
-    arm = Arm("ms-3t", steps=400)
+    arm = Arm("ms-3t", steps=1600)
     store = ground(out, "labels", arm, POOL + DEVELOPMENT)
     split = draw_split(sorted(store.people), validation=DEVELOPMENT, test=0, seed=SEED)
     found = {}
-    for draw in DRAWS:
-        budgets = nested_budgets(split.train, list(COUNTS), draw)
-        for count in COUNTS:
+    for count, draws in DRAWS.items():
+        for draw in draws:
+            budgets = nested_budgets(split.train, list(DRAWS), draw)
             network, _ = load_network(trained(out / f"labels-runs/n{count}_d{draw}", store, budgets[count], arm, draw))
             scores = {}
             for case in store.of(split.validation):
                 mask = predict_case(network, case, store.plan, patch=PATCH, overlap=0.25).argmax(0)
-                scores[case.person] = score_case(mask, case.label(), case.spacing).dice
+                scores[case.person] = dice(mask, case.label())
             found.setdefault(str(count), {})[str(draw)] = scores
             print(f"{count} labels, draw {draw}: Dice {np.mean(list(scores.values())):.3f}", flush=True)
             save({"cases": found})
     means = {}
     for count, draws in found.items():
-        people = [float(np.mean([scores[p] for scores in draws.values()])) for p in split.validation]
-        means[count] = bootstrap_mean(people, seed=0).as_row()
+        means[count] = mean_over_draws(draws, seed=0).as_row()
     return {"cases": found, "mean": means}
 
 
@@ -156,8 +158,7 @@ def transfer(out, arms, cohort, title, save):
         for case in cohort.cases:
             truth = read_volume(case.label, empty_ok=True)
             mask = read_volume(written[case.name], empty_ok=True).array > 0
-            score = score_case(mask, truth.array > 0, tuple(spacing_of(truth.affine)))
-            rows[case.person] = {"dice": round(score.dice, 4), "lesion_f1": round(score.lesions.f1, 4)}
+            rows[case.person] = scored(mask, truth.array > 0, spacing_of(truth.affine))
         found[name] = rows
         print(f"{title}, {name}: {rows}", flush=True)
         save({"arms": found, "threshold": threshold})
@@ -177,13 +178,15 @@ def flair_threshold(out, cohort, title):
     for case in store.cases:
         others = [scores for person, scores in table.items() if person != case.person]
         limit = float(limits[np.mean(others, 0).argmax()])
-        score = score_case(mask(case, limit), case.label() > 0, case.spacing)
-        found[case.person] = {
-            "dice": round(score.dice, 4),
-            "lesion_f1": round(score.lesions.f1, 4),
-            "limit": round(limit, 2),
-        }
+        scores = scored(mask(case, limit), case.label() > 0, case.spacing)
+        found[case.person] = {**scores, "limit": round(limit, 2)}
     return found
+
+
+def scored(mask, truth, spacing):
+    """Dice and lesion-wise F1 of one patient."""
+    f1 = match_lesions(mask, truth, spacing).f1
+    return {"dice": round(dice(mask, truth), 4), "lesion_f1": round(f1, 4)}
 
 
 def data():
@@ -196,7 +199,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=("labels", "develop", "ms", "tumour"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", help="only these arms of ms, develop and tumour; default: all")
     given = parser.parse_args()
+
+    def chosen(arms):
+        return {name: arm for name, arm in arms.items() if not given.arms or name in given.arms}
+
     for part in given.parts:
         start = time.monotonic()
 
@@ -205,7 +213,7 @@ def main():
             result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
             result |= {
                 part: found | {"seconds": round(time.monotonic() - start)},
-                "command": "python benchmarks/study_simulation.py labels develop ms tumour --out FOLDER",
+                "command": shlex.join(["python", "benchmarks/study_simulation.py", *sys.argv[1:]]),
                 "versions": {n: version(n) for n in ("oligovox", "torch", "monai", "numpy")} | {"python": platform.python_version()},
             }  # fmt: skip
             RESULT.write_text(json.dumps(result, indent=1) + "\n")
@@ -213,11 +221,11 @@ def main():
         if part == "labels":
             save(label_counts(given.out, save))
         elif part == "ms":
-            save(transfer(given.out, MS, real_ms(), part, save))
+            save(transfer(given.out, chosen(MS), real_ms(), part, save))
         elif part == "develop":
-            save(transfer(given.out, TUMOUR, real_tumours("brats", "*-*-*"), part, save))
+            save(transfer(given.out, chosen(TUMOUR), real_tumours("brats", "*-*-*"), part, save))
         else:
-            save(transfer(given.out, TUMOUR, real_tumours("brats13_nc", "BRATS13-*"), part, save))
+            save(transfer(given.out, chosen(TUMOUR), real_tumours("brats13_nc", "BRATS13-*"), part, save))
 
 
 if __name__ == "__main__":

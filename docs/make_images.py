@@ -32,7 +32,13 @@ def draw(people: dict[str, SimulatedSubject], path: Path, width: int, dpi: int) 
             shown = image[..., level][box].T
             low, high = QSM if name == "QSM" else np.percentile(shown[shown > 0], (1, 99.8))
             axes.imshow(
-                shown, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="bilinear", aspect=spacing[1] / spacing[0]
+                shown,
+                cmap="gray",
+                vmin=low,
+                vmax=high,
+                origin="lower",
+                interpolation="bilinear",
+                aspect=spacing[1] / spacing[0],
             )
             if column == len(person.images) - 1:
                 for value, colour in zip(person.truth.classes.values(), COLOURS, strict=False):

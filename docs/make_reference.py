@@ -1,4 +1,4 @@
-"""Write docs/reference/{recipe,cli,python,tissues}.md from the code. A test compares them with it.
+"""Write docs/reference/{recipe,study,cli,python,tissues}.md from the code. A test compares them with it.
 
 Run it after a setting, an option or a docstring has changed: `python docs/make_reference.py`.
 """
@@ -17,7 +17,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from oligovox import catalogue, cli, experiment
+from oligovox.experiment.budget_plan import Study, StudyArm, StudySplit, Tuning
 from oligovox.experiment.recipe import Recipe
+from oligovox.experiment.threshold import ThresholdSettings
 from oligovox.simulate.physics.tissues import FIELDS, SOURCES, TABLE
 
 HOME = Path(__file__).parent / "reference"
@@ -44,6 +46,21 @@ def recipe_page() -> str:
         for name, entry in catalogue.entries(marker).items():  # type: ignore[arg-type]
             model = catalogue.load(marker, name).Settings  # type: ignore[arg-type]
             parts += [f"### {name}", f"{entry.summary} Source: {entry.source}", _table(model)]
+    return _page(parts)
+
+
+def study_page() -> str:
+    """Every key of a label-budget study that a recipe does not have; what it shares is on the recipe's page."""
+    parts = [
+        "# Label-budget study: every key",
+        _NOTE,
+        "A study is one YAML file. `oligovox budget STUDY.yaml --out STUDY` does all of it ([how](../how-to/budget.md)). A key that is not listed is "
+        "refused, and the message names the nearest one that is. `cohorts`, `prepare`, `network`, `pretrain`, `finetune` and `predict` have the keys "
+        "[of a recipe](recipe.md); settings of pretexts are there as well.",
+    ]
+    own = {Study: "Top of the file", StudySplit: "split", Tuning: "tune", StudyArm: "arms.NAME"}
+    for model, place in (own | {ThresholdSettings: "settings of classical: flair_threshold"}).items():
+        parts += [f"## {place}", _summary(model), _table(model)]
     return _page(parts)
 
 
@@ -117,6 +134,7 @@ _QUANTITIES = (
 
 PAGES: dict[str, Callable[[], str]] = {
     "recipe.md": recipe_page,
+    "study.md": study_page,
     "cli.md": cli_page,
     "python.md": python_page,
     "tissues.md": tissues_page,

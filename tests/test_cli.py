@@ -11,7 +11,19 @@ from resource import RUSAGE_CHILDREN, getrusage
 
 import pytest
 
-VERBS = ("demo", "run", "simulate", "prepare", "pretrain", "finetune", "predict", "evaluate", "report", "methods")
+VERBS = (
+    "demo",
+    "run",
+    "simulate",
+    "prepare",
+    "pretrain",
+    "finetune",
+    "predict",
+    "evaluate",
+    "budget",
+    "report",
+    "methods",
+)
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -42,8 +54,8 @@ def test_verbs_one_after_the_other(oligovox: Call, phantom: Path, tmp_path: Path
     predicted = json.loads(oligovox("predict", run, phantom, out, "--json").stdout)
     assert sorted(predicted["files"]) == [f"sub-{n:02d}" for n in range(1, 7)]
     found = json.loads(oligovox("evaluate", out, phantom, "--out", scores, "--json").stdout)
-    assert found["mean"]["dice"]["n"] == 6
-    assert (scores / "lesions.tsv").read_text().startswith("case\tnumber\tvolume_mm3")
+    assert found["mean"]["lesion"]["dice"]["n"] == 6
+    assert (scores / "lesions.tsv").read_text().startswith("case\tperson\tregion\tside\tnumber\tvolume_mm3")
     error = oligovox("predict", start, phantom, tmp_path / "no", check=2)
     assert "fine-tune it first" in error.stderr
 

@@ -194,26 +194,59 @@ def predict(
 @app.command()
 def evaluate(
     predictions: Annotated[
-        Path, typer.Argument(help="Folder written by `predict`, or BIDS derivatives with the same names.")
+        Path,
+        typer.Argument(help="Folder written by `predict`, or files named as the references; with --subsets a model."),
     ],
-    truth: Annotated[Path, typer.Argument(help="BIDS folder or cohort table with the lesion masks.")],
+    truth: Annotated[
+        Path, typer.Argument(help="BIDS folder or cohort table with the masks, or a folder of plain NIfTI files.")
+    ],
     out: Out,
+    protocol: Annotated[
+        str, typer.Option(help="Whose rules: generic, isbi2015, msseg2016, brats2023, brats2024, chaos.")
+    ] = "generic",
+    change: Annotated[
+        list[str], typer.Option("--set", help="Change a setting of the protocol, e.g. connectivity=6 (repeatable).")
+    ] = [],  # noqa: B006
+    by: Annotated[
+        list[str], typer.Option(help="Also split by a column of participants.tsv, or by 'sequences' (repeatable).")
+    ] = [],  # noqa: B006
+    subsets: Annotated[
+        bool, typer.Option("--subsets", help="Hide sequences from the model in every combination.")
+    ] = False,
     mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
+    people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    workers: Workers = 2,
     json: Json = False,
 ) -> None:
-    """Score predictions against the truth: Dice, HD95, volumes, lesion-wise F1, with intervals."""
+    """Score predictions against the truth by the rules of a challenge, with intervals over people."""
+    from oligovox import experiment
+    from oligovox.experiment.sequence_price import price_headlines
+    from oligovox.experiment.summary import headlines
+
+    judge = experiment.evaluate_subsets if subsets else experiment.evaluate
+    result = judge(
+        predictions, truth, out,
+        protocol=protocol, changes=change, by=by, mask=mask, people=_words(people), workers=workers, show=_bar,
+    )  # fmt: skip
+    lines = price_headlines if subsets else headlines
+    _say(result if json else lines(result), json)  # the tables in `out` have every case and lesion
+
+
+@app.command()
+def budget(
+    study: Annotated[Path, typer.Argument(help="A study file (YAML).")],
+    out: Out,
+    workers: Annotated[
+        int, typer.Option(help="Processes; each has a GPU of its own, where there are enough.", min=1)
+    ] = 1,
+    job: Annotated[str, typer.Option(help="K/N: only the K-th of N shares of the runs, for job arrays.")] = "1/1",
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Label-budget study: arms × label counts × draws × seeds, with intervals over draws and people; written down before it runs."""
     from oligovox import experiment
 
-    result = experiment.evaluate(predictions, truth, out, mask=mask)
-    if not json:  # the tables in `out` have every case and lesion
-        from oligovox.report.text import interval
-
-        means = {
-            name: f"{interval(row['mean'], row['low'], row['high'], 3)}, {row['n']} people"
-            for name, row in result["mean"].items()
-        }
-        result = {"scores": result["scores"], **means}
-    _say(result, json)
+    _say(experiment.budget(study, out, workers=workers, job=job, changes=tuple(change), show=_bar), json)
 
 
 @app.command()

@@ -13,8 +13,10 @@ import pytest
 from oligovox.cohort.manifest import Case
 from oligovox.errors import GeometryError
 from oligovox.experiment import verbs
+from oligovox.experiment.pairs import Pair
 from oligovox.experiment.recipe import Stage
 from oligovox.experiment.scoring import check_grids, compare, score_pairs
+from oligovox.files import read_json
 from oligovox.prepare.store import Plan
 
 
@@ -32,14 +34,16 @@ def test_sessions_of_one_person_are_one_vote(tmp_path: Path) -> None:
 
     def scored(arm: str, sizes: tuple[int, ...]) -> dict:
         files = {case: mask(tmp_path / f"{case}.nii.gz", size) for case, size in zip(people, sizes, strict=True)}
-        return score_pairs({case: (file, truth) for case, file in files.items()}, tmp_path / arm, people=people)
+        return score_pairs([Pair(case, people[case], file, truth) for case, file in files.items()], tmp_path / arm)
 
-    good, poor = scored("good", (10, 10, 10, 10)), scored("poor", (0, 0, 0, 10))
-    assert (poor["mean"]["dice"]["n"], poor["mean"]["dice"]["mean"]) == (2, 0.5)  # over cases it would be 4 and 0.25
-    difference = compare(good, poor)
-    assert (difference["dice"]["n"], difference["dice"]["mean"]) == (2, 0.5)
-    assert difference["hd95_mm"]["n"] == 1, "nobody compares what one of them has not"
-    assert [row["person"] for row in good["cases"]] == ["01", "01", "01", "02"]
+    scored("good", (10, 10, 10, 10))
+    found = scored("poor", (0, 0, 0, 10))["mean"]["lesion"]["dice"]
+    assert (found["n"], found["mean"]) == (2, 0.5)  # over cases it would be 4 and 0.25
+    good, poor = (read_json(tmp_path / arm / "scores.json")["cases"] for arm in ("good", "poor"))
+    difference = compare(good, poor, "dice")
+    assert (difference["n"], difference["mean"]) == (2, 0.5)
+    assert compare(good, poor, "hd95_mm")["n"] == 1, "nobody compares what one of them has not"
+    assert [row["person"] for row in good] == ["01", "01", "01", "02"]
 
 
 def test_a_validation_case_without_lesion_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,12 @@ def test_everything_is_done_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_job_returns_comes_back_in_the_order_of_the_cases(workers: int) -> None:
+    found = run_cases(abs, {"c": -3, "a": -1, "b": 2}, workers, lambda name: None)
+    assert list(found.items()) == [("c", 3), ("a", 1), ("b", 2)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_input_error_keeps_its_class(tmp_path: Path, workers: int) -> None:
     with pytest.raises(ImageError, match=r"^sub-([ab]): .*\1\.nii: the file is missing") as caught:
         run_cases(read_volume, {f"sub-{name}": tmp_path / f"{name}.nii" for name in "ab"}, workers, print)

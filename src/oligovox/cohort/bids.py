@@ -93,7 +93,7 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
         folder for folder in sorted([*derivatives.glob("sub-*"), *derivatives.glob("*/sub-*")]) if folder.is_dir()
     ]
     derived = _by_session(root, [folder for folder in pipelines if not holds_predictions(folder.parent)])
-    people = _participants(root)
+    people = participants(root)
 
     cases = []
     for (subject, session), files in sorted(raw.items()):
@@ -244,7 +244,7 @@ def _lookup(root: Path, mask: str | None) -> dict[str, int]:
     return {}
 
 
-def _participants(root: Path) -> dict[str, dict[str, str]]:
+def participants(root: Path) -> dict[str, dict[str, str]]:
     """participants.tsv: participant_id → its other columns that are filled in; empty without the table."""
     table = root / "participants.tsv"
     if not table.is_file():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,14 @@ from oligovox.engine.log import read_log
 from oligovox.engine.model import ModelDescription, read_description
 from oligovox.experiment.people import arm_people
 from oligovox.experiment.recipe import Recipe, write_recipe
-from oligovox.experiment.scoring import METRICS, compare
+from oligovox.experiment.scoring import compare
 from oligovox.files import read_json
 from oligovox.infer.native import prediction_paths
 from oligovox.prepare.store import Store
 from oligovox.report import content
-from oligovox.report.content import Report, size_bins, telling_cases
+from oligovox.report.content import METRICS, Report, size_bins, telling_cases
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 def collect(recipe: Recipe, cohort: Cohort, split: Split, store: Store, out: Path, *, command: str) -> Report:
@@ -34,12 +36,16 @@ def collect(recipe: Recipe, cohort: Cohort, split: Split, store: Store, out: Pat
         out: run folder, with every stage finished.
         command: how it was started.
     """
-    scores = {name: read_json(out / "arms" / name / "scores.json") for name in recipe.arms}
     main, baseline = _main_and_baseline(recipe)
+    means = {name: read_json(out / "arms" / name / "summary.json")["mean"] for name in recipe.arms}
+    region = next(iter(means[main]))  # the only one, or all classes together
+    scores = {name: _of_region(read_json(out / "arms" / name / "scores.json"), region) for name in recipe.arms}
+    cases = {name: found["cases"] for name, found in scores.items()}
     arms = tuple(
-        _arm(name, recipe, len(arm_people(recipe.arms[name], cohort, split)), scores[name]) for name in recipe.arms
+        _arm(name, recipe, len(arm_people(arm, cohort, split)), cases[name], means[name])
+        for name, arm in recipe.arms.items()
     )
-    lesions = [lesion for row in scores[main]["cases"] for lesion in _lesions(row["case"], scores)]
+    lesions = [lesion for row in cases[main] for lesion in _lesions(row["case"], scores)]
     return Report(
         title=recipe.title or recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -54,10 +60,16 @@ def collect(recipe: Recipe, cohort: Cohort, split: Split, store: Store, out: Pat
         arms=arms,
         main=main,
         baseline=baseline,
-        comparisons=_comparisons(scores, baseline, recipe.seed) if baseline else (),
+        comparisons=_comparisons(cases, baseline, recipe.seed) if baseline else (),
         bins=size_bins(lesions, list(recipe.arms)),
         shown=_shown(next(arm for arm in arms if arm.name == main), scores, cohort, store, out),
     )
+
+
+def _of_region(scores: Mapping[str, Rows], region: str) -> dict[str, Rows]:
+    """The rows of one region: its "cases", and the "lesions" of its reference."""
+    lesions = [row for row in scores["lesions"] if (row["region"], row["side"]) == (region, "reference")]
+    return {"cases": [row for row in scores["cases"] if row["region"] == region], "lesions": lesions}
 
 
 def _main_and_baseline(recipe: Recipe) -> tuple[str, str]:
@@ -154,14 +166,18 @@ def _network(description: ModelDescription) -> str:
     return f"{description.network} ({settings})" if settings else description.network
 
 
-def _arm(name: str, recipe: Recipe, labels: int, scores: Mapping[str, Any]) -> content.Arm:
+def _arm(
+    name: str, recipe: Recipe, labels: int, cases: Rows, means: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> content.Arm:
     start = recipe.arms[name].start
+    whole, *classes = means
     return content.Arm(
         name=name,
         start=recipe.pretrain.method if start == "pretrain" and recipe.pretrain else "scratch",
         labels=labels,
-        cases=tuple(_row(row) for row in scores["cases"]),
-        means={metric: content.Interval(**_interval(scores["mean"][metric])) for metric in METRICS},
+        cases=tuple(_row(row) for row in cases),
+        means=_intervals(means[whole]),
+        classes={region: _intervals(means[region]) for region in classes},
     )
 
 
@@ -176,38 +192,42 @@ def _row(row: Mapping[str, Any]) -> content.CaseRow:
     )
 
 
-def _interval(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mean": row["mean"], "low": row["low"], "high": row["high"], "n": row["n"], "undefined": row["skipped"]}
+def _intervals(means: Mapping[str, Mapping[str, Any]]) -> dict[content.MetricName, content.Interval]:
+    found: dict[content.MetricName, content.Interval] = {}
+    for metric in METRICS:
+        row = means[metric]
+        ends = {key: row[key] for key in ("mean", "low", "high", "n")}
+        found[metric] = content.Interval(**ends, undefined=row["skipped"])
+    return found
 
 
-def _comparisons(scores: Mapping[str, Any], baseline: str, seed: int) -> tuple[content.Comparison, ...]:
+def _comparisons(cases: Mapping[str, Rows], baseline: str, seed: int) -> tuple[content.Comparison, ...]:
     found = []
-    for name in scores:
-        if name != baseline:
-            for metric, row in compare(scores[name], scores[baseline], seed=seed).items():
-                interval = {key: row[key] for key in ("mean", "low", "high", "n")}
-                found.append(content.Comparison(metric=metric, arm=name, against=baseline, **interval))
+    for name in cases:
+        for metric in METRICS if name != baseline else ():
+            row: dict[str, Any] = compare(cases[name], cases[baseline], metric, seed=seed)
+            interval = {key: row[key] for key in ("mean", "low", "high", "n")}
+            found.append(content.Comparison(metric=metric, arm=name, against=baseline, **interval))
     return tuple(found)
 
 
-def _lesions(case: str, scores: Mapping[str, Any]) -> tuple[content.Lesion, ...]:
+def _lesions(case: str, scores: Mapping[str, Mapping[str, Rows]]) -> tuple[content.Lesion, ...]:
     """The lesions of one case, with what each arm made of them; every arm is scored against the same mask."""
-    by_arm = {name: next(r["lesions"] for r in result["cases"] if r["case"] == case) for name, result in scores.items()}
-    first = next(iter(by_arm.values()))
+    by_arm = {name: [row for row in found["lesions"] if row["case"] == case] for name, found in scores.items()}
     return tuple(
         content.Lesion(
             number=lesion["number"],
             volume_mm3=lesion["volume_mm3"],
-            centre=tuple(lesion["centre"]),
-            found={name: rows[i]["found"] for name, rows in by_arm.items()},
-            overlap={name: rows[i]["covered"] for name, rows in by_arm.items()},
+            centre=(lesion["x"], lesion["y"], lesion["z"]),
+            found={name: rows[i]["outcome"] == "found" for name, rows in by_arm.items()},
+            overlap={name: rows[i]["overlap"] for name, rows in by_arm.items()},
         )
-        for i, lesion in enumerate(first)
+        for i, lesion in enumerate(next(iter(by_arm.values())))
     )
 
 
 def _shown(
-    arm: content.Arm, scores: Mapping[str, Any], cohort: Cohort, store: Store, out: Path
+    arm: content.Arm, scores: Mapping[str, Mapping[str, Rows]], cohort: Cohort, store: Store, out: Path
 ) -> tuple[content.ShownCase, ...]:
     """Best, median and worst case of the main arm."""
     by_name, shown = {case.name: case for case in cohort.cases}, []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription
@@ -16,7 +19,7 @@ from oligovox.experiment.recipe import Predict
 from oligovox.experiment.training import load_network
 from oligovox.files import hash_json
 from oligovox.infer.native import already_written, prediction_paths, write_prediction
-from oligovox.infer.window import predict_case
+from oligovox.infer.window import Network, predict_case
 from oligovox.prepare.store import Plan, StoredCase
 from oligovox.settings import parse
 from oligovox.tasks import segmentation
@@ -44,6 +47,9 @@ def predict_cases(
     options: Predict,
     progress: Callable[[int, int, str], None],
     hardware: Hardware | None = None,
+    *,
+    hidden: Collection[str] = (),
+    measure: Callable[[StoredCase, NDArray[np.float32]], Mapping[str, Any]] | None = None,
 ) -> dict[str, Path]:
     """Predict these cases into `out`; those that stand there already, by the same model and options, are kept.
 
@@ -54,6 +60,8 @@ def predict_cases(
         options: sliding window.
         progress: called with (cases done, cases in all, name of the case) after each case.
         hardware: device, precision, threads; None: what there is.
+        hidden: sequences that are not shown to the network, as if nobody had acquired them.
+        measure: what else the sidecar of a prediction says, from the case and its lesion probability (x, y, z) on the prepared grid.
 
     Returns:
         Case name → label map.
@@ -65,20 +73,25 @@ def predict_cases(
     plan, runtime = parse(Plan, description.plan, "plan of the model"), Runtime(hardware)
     regions = region_outputs(description.settings)
     runtime.place(network)
-    model_hash = hash_json([description.identity, options.model_dump(mode="json"), runtime.precision])
+    seen = _hiding(network, [name not in hidden for name in plan.modalities], runtime.device) if hidden else network
+    asked = [sorted(hidden)] if hidden else []
+    model_hash = hash_json([description.identity, options.model_dump(mode="json"), runtime.precision, *asked])
     written = {}
     for done, case in enumerate(cases, start=1):
-        if missing := [name for name, there in zip(plan.modalities, case.present, strict=True) if not there]:
+        lacking = (name for name, there in zip(plan.modalities, case.present, strict=True) if not there)
+        if missing := [name for name in lacking if name not in hidden]:
             say(f"{case.name}: predicted without {', '.join(missing)}; look at it before you use it")
         if not already_written(case, out, model_hash):
             probabilities = predict_case(
-                network, case, plan,
+                seen, case, plan,
                 patch=description.patch, overlap=options.overlap, mirror=options.mirror,
                 activation="sigmoid" if regions else "softmax", device=runtime.device, precision=runtime.precision,
             )  # fmt: skip
+            found = measure(case, _of_lesion(probabilities, bool(regions))) if measure else {}
             write_prediction(
                 probabilities, case, description.labels, out,
                 plan=plan, model_hash=model_hash, regions=regions, save_probabilities=options.save_probabilities,
+                details={**found, "SequencesHidden": sorted(hidden)} if hidden else found,
             )  # fmt: skip
         written[case.name] = prediction_paths(case, out, description.labels)["label"]
         progress(done, len(cases), case.name)
@@ -89,3 +102,20 @@ def region_outputs(settings: Mapping[str, Any]) -> Mapping[str, Sequence[int]] |
     """Region name → class numbers, in channel order, of a segmentation trained in mode 'regions'; None for exclusive classes."""
     chosen = parse(segmentation.Settings, settings, "method segmentation")
     return chosen.labels if chosen.mode == "regions" else None
+
+
+def _hiding(network: nn.Module, shown: Sequence[bool], device: torch.device) -> Network:
+    """The network, shown only these channels."""
+    kept = torch.tensor(shown, device=device)
+
+    def answer(image: Tensor, present: Tensor) -> Tensor:
+        logits: Tensor = network(image * kept[:, None, None, None], present & kept)
+        return logits
+
+    return answer
+
+
+def _of_lesion(probabilities: NDArray[np.float32], regions: bool) -> NDArray[np.float32]:
+    """(C, x, y, z) → (x, y, z): any class at all, in [0, 1]. Of regions that hold each other, the likeliest."""
+    lesion: NDArray[np.float32] = probabilities.max(axis=0) if regions else 1 - probabilities[0]
+    return lesion.clip(0, 1)

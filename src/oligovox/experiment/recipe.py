@@ -197,6 +197,17 @@ def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     Raises:
         SettingsError: not a file, not YAML, an unknown key, a wrong value; names the place in one line.
     """
+    recipe = read_settings(Recipe, path, changes)
+    cohorts = {key: located(choice, path.parent) for key, choice in recipe.cohorts.items()}
+    return recipe.model_copy(update={"cohorts": cohorts})
+
+
+def read_settings(kind: type[S], path: Path, changes: Sequence[str] = ()) -> S:
+    """Settings from a YAML file, with `changes` applied; paths in it stay as they are written.
+
+    Raises:
+        SettingsError: not a file, not YAML, an unknown key, a wrong value; names the place in one line.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -205,9 +216,7 @@ def read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
         raise SettingsError(f"{path}: found {type(content).__name__}, expected keys such as name, cohorts, prepare")
     for change in changes:
         _change(content, change)
-    recipe = parse(Recipe, content, str(path))
-    cohorts = {key: _located(choice, path.parent) for key, choice in recipe.cohorts.items()}
-    return recipe.model_copy(update={"cohorts": cohorts})
+    return parse(kind, content, str(path))
 
 
 def changed(kind: type[S], changes: Sequence[str], where: str, **given: Any) -> S:
@@ -257,8 +266,16 @@ def _change(content: dict[str, Any], change: str) -> None:
         raise SettingsError(f"'{change}': the value cannot be read as YAML") from None
 
 
-def _located(choice: CohortChoice, home: Path) -> CohortChoice:
-    """The same choice with absolute paths."""
+def located(choice: CohortChoice, home: Path) -> CohortChoice:
+    """The same choice with absolute paths.
+
+    Args:
+        choice: as read from a file.
+        home: folder of that file.
+
+    Raises:
+        SettingsError: a path names an environment variable that is not set.
+    """
     update: dict[str, Any] = {
         key: _absolute(key, path, home) for key in ("bids", "table") if (path := getattr(choice, key))
     }

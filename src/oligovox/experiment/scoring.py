@@ -1,60 +1,96 @@
-"""Predictions against reference masks: one table a case, one a lesion, one summary; JSON and TSV with the same numbers."""
+"""Predictions against reference masks, by one protocol: a row for each case and region, a row for each lesion, and their summary.
+
+    OUT/scores.tsv       one row a case and region
+    OUT/lesions.tsv      one row a lesion of the reference or of the prediction
+    OUT/scores.json      the rows of both
+    OUT/summary.tsv      means over people with intervals, in all and by group; numbers of the whole cohort
+    OUT/summary.json     the same, with protocol and settings
+
+A worker holds the voxels of one case at a time; what it sends back are numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
-from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from oligovox.cohort.manifest import Case
 from oligovox.errors import CohortError, GeometryError
+from oligovox.experiment.pairs import Pair, strata
+from oligovox.experiment.summary import by_person, columns_of, summarise, summary_rows
 from oligovox.files import write_json, write_tsv
-from oligovox.metrics.bootstrap import bootstrap_mean, paired_difference
-from oligovox.metrics.case import score_case
-from oligovox.prepare.geometry import read_volume, same_grid, spacing_of
+from oligovox.metrics.bootstrap import paired_difference
+from oligovox.metrics.judge import DEFAULT, load_protocol, score_files
+from oligovox.metrics.protocols.result import CaseResult
+from oligovox.prepare.geometry import read_volume, same_grid
 from oligovox.prepare.store import Plan
+from oligovox.prepare.workers import run_cases
+from oligovox.settings import Settings
 
-METRICS = ("dice", "hd95_mm", "lesion_f1", "lesion_sensitivity", "lesion_precision")
-"""Summarised with an interval; all others are in the tables only."""
+Rows = Sequence[Mapping[str, Any]]
+
+_LESION_COLUMNS = ("case", "person", "region", "side", "number", "volume_mm3", "x", "y", "z", "outcome")
 
 
 def score_pairs(
-    pairs: Mapping[str, tuple[Path, Path]], out: Path, *, people: Mapping[str, str] | None = None, seed: int = 0
+    pairs: Sequence[Pair],
+    out: Path,
+    *,
+    protocol: str = DEFAULT,
+    settings: Settings | None = None,
+    by: Sequence[str] = (),
+    notes: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> dict[str, Any]:
-    """Score every case and write `out`/scores.json, scores.tsv, lesions.tsv.
+    """Score every pair and write the files named above.
 
     Args:
-        pairs: case name → (prediction, reference mask), on one grid.
-        out: folder to write.
-        people: case name → person, whose sessions are averaged before the mean and its interval; None: each case is a person.
+        pairs: prediction and reference of each case.
+        out: folder to write; nothing is written before the last case is scored.
+        protocol: name of a file in `metrics/protocols`.
+        settings: of the protocol; None: its defaults, which are the challenge's.
+        by: columns of `Pair.info` by which the summary is split as well.
+        notes: further entries of summary.json.
+        workers: processes.
         seed: of the bootstrap over people.
+        progress: called with (cases done, cases in all, name) after each case.
 
     Returns:
-        {"cases": [row with "case", "person" and "lesions"], "mean": {metric: interval over people}}.
+        The content of summary.json.
 
     Raises:
-        CohortError: nothing to score, or a prediction is missing.
+        CohortError: nothing to score, or nobody has a column of `by`.
         GeometryError: prediction and reference lie on different grids.
+        LabelError: a file holds a value that is no label, or none the protocol knows.
+        SettingsError: no such protocol.
     """
     if not pairs:
         raise CohortError("nothing to score: no case has both a prediction and a reference mask")
-    missing = [f"{case} ({prediction})" for case, (prediction, _) in pairs.items() if not prediction.is_file()]
-    if missing:
-        raise CohortError(
-            f"{len(missing)} of {len(pairs)} predictions are missing, first {missing[0]}; predict these cases first"
-        )
-    who = people or {}
-    cases = [{"person": who.get(case, case)} | _score(case, *files) for case, files in sorted(pairs.items())]
-    mean = {m: bootstrap_mean(_by_person(cases, m).values(), seed=seed).as_row() for m in METRICS}
-    result = {"cases": cases, "mean": mean}
-    lesions = [{"case": row["case"], **lesion} for row in cases for lesion in row["lesions"]]
-    write_tsv(out / "scores.tsv", cases, [key for key in cases[0] if key != "lesions"])
-    write_tsv(out / "lesions.tsv", lesions, ["case", "number", "volume_mm3", "centre", "covered", "found"])
-    write_json(out / "scores.json", result)
-    return result
+    rules = load_protocol(protocol)
+    settings = settings or rules.Settings()
+    groups = {column: strata(pairs, column) for column in by}
+    ordered = {pair.case: pair for pair in sorted(pairs, key=lambda pair: pair.case)}
+    results = run_cases(
+        partial(score_files, protocol=protocol, settings=settings),
+        {case: (pair.prediction, pair.truth) for case, pair in ordered.items()},
+        workers,
+        _counted(progress, len(pairs)),
+    )
+    head = {"protocol": protocol, "settings": settings.model_dump(mode="json"), "seed": seed, **(notes or {})}
+    summary = head | summarise(protocol, settings, results, ordered, groups, seed=seed)
+    rows = [row for case, pair in ordered.items() for row in _rows(pair, results[case], by)]
+    lesions = [
+        {"case": case, "person": pair.person, **lesion}
+        for case, pair in ordered.items()
+        for lesion in results[case].lesions
+    ]
+    _write(out, rows, lesions, summary, summary_rows(summary, rules.BEST))
+    return summary
 
 
 def check_grids(cases: Iterable[Case], plan: Plan) -> None:
@@ -75,45 +111,34 @@ def check_grids(cases: Iterable[Case], plan: Plan) -> None:
             )
 
 
-def compare(arm: Mapping[str, Any], against: Mapping[str, Any], *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Paired differences arm − against of two `score_pairs` results, by metric; a person's sessions are averaged first.
+def compare(
+    arm: Iterable[Mapping[str, Any]], against: Iterable[Mapping[str, Any]], metric: str, *, seed: int = 0
+) -> dict[str, float | int | None]:
+    """Paired difference arm − against in one metric, from rows of one region; a person's sessions are averaged first.
 
     A session counts where both have a score.
     """
-    ours, theirs = ({row["case"]: row for row in result["cases"]} for result in (arm, against))
-    rows = [(ours[case], theirs[case]) for case in ours if case in theirs]
-    found = {}
-    for metric in METRICS:
-        both = [pair for pair in rows if None not in (pair[0][metric], pair[1][metric])]
-        a, b = (_by_person(side, metric) for side in zip(*both, strict=True)) if both else ({}, {})
-        found[metric] = paired_difference(a, b, seed=seed).as_row()
-    return found
+    ours, theirs = ({row["case"]: row for row in rows if row[metric] is not None} for rows in (arm, against))
+    both = [case for case in ours if case in theirs]
+    a, b = (by_person([side[case] for case in both], metric) for side in (ours, theirs))
+    return paired_difference(a, b, seed=seed).as_row()
 
 
-def _by_person(cases: Iterable[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
-    """Mean over a person's sessions that have a value; None where none has."""
-    values: dict[str, list[float]] = {}
-    for row in cases:
-        values.setdefault(row["person"], []).extend([] if row[metric] is None else [row[metric]])
-    return {person: fmean(found) if found else None for person, found in values.items()}
+def _rows(pair: Pair, result: CaseResult, by: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a region."""
+    head = {"case": pair.case, "person": pair.person, **{column: pair.info.get(column) for column in by}}
+    return [{**head, "region": region, **metrics} for region, metrics in result.regions.items()]
 
 
-def _score(case: str, prediction_file: Path, truth_file: Path) -> dict[str, Any]:
-    prediction, truth = read_volume(prediction_file, empty_ok=True), read_volume(truth_file, empty_ok=True)
-    if not same_grid(prediction, truth):
-        raise GeometryError(
-            f"{case}: {prediction_file} has shape {prediction.array.shape}, {truth_file} has {truth.array.shape}, or their "
-            "affines differ; expected one grid, as `oligovox predict` writes it"
-        )
-    score = score_case(np.rint(prediction.array), np.rint(truth.array), spacing_of(truth.affine))
-    lesions = [
-        {
-            "number": lesion.number,
-            "volume_mm3": lesion.volume_mm3,
-            "centre": list(lesion.centre),
-            "covered": lesion.covered,
-            "found": lesion.found,
-        }
-        for lesion in score.lesions.reference
-    ]
-    return {"case": case, **score.as_row(), "lesions": lesions}
+def _write(out: Path, rows: Rows, lesions: Rows, summary: Mapping[str, Any], table: Rows) -> None:
+    write_tsv(out / "scores.tsv", rows, columns_of(rows))
+    write_tsv(out / "lesions.tsv", lesions, columns_of(lesions) or _LESION_COLUMNS)
+    write_json(out / "scores.json", {"cases": rows, "lesions": lesions})
+    write_tsv(out / "summary.tsv", table, columns_of(table))
+    write_json(out / "summary.json", summary)
+
+
+def _counted(progress: Callable[[int, int, str], None], total: int) -> Callable[[str], None]:
+    """A function of the case's name that counts the cases done."""
+    numbers = count(1)
+    return lambda name: progress(next(numbers), total, name)

@@ -7,7 +7,8 @@
       split.json, budgets.json         who is held out, whose labels are used
       store/                           prepared volumes
       pretrain/                        checkpoints/, log.jsonl, model/
-      arms/<name>/                     checkpoints/, log.jsonl, model/, predictions/, scores.{json,tsv}, lesions.tsv
+      arms/<name>/                     checkpoints/, log.jsonl, model/, predictions/, scores.{json,tsv}, lesions.tsv,
+                                       summary.{json,tsv}
       report.html, report.json         the page
 
 Every part resumes, so a killed run is started again with the same command.
@@ -31,6 +32,7 @@ from oligovox.engine.runtime import Runtime
 from oligovox.errors import SettingsError
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.collect import collect
+from oligovox.experiment.pairs import Pair
 from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
 from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import Arm, Recipe, SimulatedCohort, read_recipe, write_recipe
@@ -38,6 +40,7 @@ from oligovox.experiment.scoring import check_grids, score_pairs
 from oligovox.experiment.training import check
 from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.files import atomic_file, check_writable, sweep
+from oligovox.metrics.judge import DEFAULT, protocol_settings
 from oligovox.prepare.pipeline import check as check_cohort
 from oligovox.prepare.pipeline import prepare as prepare_cohort
 from oligovox.prepare.store import Store
@@ -181,8 +184,13 @@ def _run_arm(
         recipe.finetune.training,
     )
     tested = cohort.of(split.test)
-    pairs = {case.name: (written[case.name], case.label) for case in tested if case.label}
-    score_pairs(pairs, folder, people={case.name: case.person for case in tested}, seed=recipe.seed)
+    score_pairs(
+        [Pair.of(case, written[case.name]) for case in tested if case.label],
+        folder,
+        settings=protocol_settings(DEFAULT, {}, cohort.labels),
+        workers=recipe.workers,
+        seed=recipe.seed,
+    )
 
 
 def _command() -> str:

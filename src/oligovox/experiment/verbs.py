@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from oligovox import catalogue
-from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
@@ -24,7 +24,6 @@ from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.realism import realism_page
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
-from oligovox.experiment.scoring import score_pairs
 from oligovox.experiment.training import Job, model_folder, start_network, train
 from oligovox.files import check_writable
 from oligovox.infer.window import predict_case
@@ -325,43 +324,6 @@ def _prepared(
             say(f"{case.name}: left out; it has {', '.join(case.images)}, the model knows {', '.join(plan.modalities)}")
     cohort = Cohort(cases=tuple(known), labels=description.labels, name=cohort.name)
     return prepare_cohort(cohort, plan, out / "sourcedata" / "store", workers=workers, progress=show("prepare")).cases
-
-
-def evaluate(predictions: Path | str, truth: Path | str, out: Path | str, *, mask: str = "lesion") -> dict[str, Any]:
-    """Score predictions against reference masks on the same grid; every labelled case must have a prediction.
-
-    Args:
-        predictions: folder written by `predict`.
-        truth: BIDS folder or cohort table with the masks.
-        out: folder for scores.json, scores.tsv, lesions.tsv.
-        mask: name of the lesion masks in derivatives.
-
-    Raises:
-        CohortError: a prediction is missing, or nothing is labelled.
-        GeometryError: a prediction lies on another grid than its reference.
-    """
-    predictions, truth, out = Path(predictions), Path(truth), Path(out)
-    cohort = read_cohort(truth, mask=mask)
-    check_writable(out)
-    pairs = {case.name: (_prediction_of(case, predictions), case.label) for case in cohort.cases if case.label}
-    people = {case.name: case.person for case in cohort.cases}
-    return {"scores": str(out), **score_pairs(pairs, out, people=people)}
-
-
-def _prediction_of(case: Case, folder: Path) -> Path:
-    """The one label map of this subject and session in a folder of derivatives; where there is none, the name it should have."""
-    session = f"_ses-{case.session}" if case.session else ""
-    stem = f"sub-{case.subject}{session}_"
-    home = folder / case.dataset if case.dataset else folder
-    found = [
-        path for end in ("mask", "dseg") for path in sorted(home.glob(f"sub-{case.subject}/**/{stem}*_{end}.nii.gz"))
-    ]
-    found = [path for path in found if "brain" not in path.name and "sourcedata" not in path.parts]
-    if len(found) > 1:
-        raise CohortError(
-            f"{case.name}: {len(found)} predictions in {home} ({found[0].name}, {found[1].name} …); keep one"
-        )
-    return found[0] if found else home / f"sub-{case.subject}" / f"{stem}label-lesion_mask.nii.gz"
 
 
 def report(runs: Sequence[Path], out: Path | None = None) -> dict[str, Any]:

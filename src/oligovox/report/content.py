@@ -126,7 +126,10 @@ class Arm(Settings):
     start: str = Field(description="'scratch', or the pretext method whose weights it started from")
     labels: int = Field(description="labelled people it was trained on")
     cases: tuple[CaseRow, ...] = ()
-    means: dict[MetricName, Interval] = Field(default_factory=dict)
+    means: dict[MetricName, Interval] = Field(default_factory=dict, description="of all classes together")
+    classes: dict[str, dict[MetricName, Interval]] = Field(
+        default_factory=dict, description="class → means, where there are several"
+    )
 
 
 class Comparison(Settings):

@@ -171,6 +171,8 @@ def _results(report: Report) -> list[str]:
     parts: list[str] = []
     if any(arm.means for arm in report.arms):
         parts.append(tables.means(report))
+    if any(arm.classes for arm in report.arms):
+        parts.append(tables.classes(report))
     if report.comparisons:
         parts.append(tables.comparisons(report))
     return parts + [tables.cases(arm) for arm in report.ordered if arm.cases]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from oligovox.report.content import METRICS, Arm, Report, ShownCase, SizeBin, Stage
+from oligovox.report.content import METRICS, Arm, Interval, MetricName, Report, ShownCase, SizeBin, Stage
 from oligovox.report.figures import bin_title
 from oligovox.report.text import UNDEFINED, Html, count, duration, escape, interval, number
 from oligovox.report.verdict import judge
@@ -72,10 +72,7 @@ def means(report: Report) -> Html:
     shown = [name for name in METRICS if any(name in arm.means for arm in report.arms)]
     rows = []
     for arm in report.ordered:
-        cells = [
-            stacked(interval(m.mean, m.low, m.high, METRICS[name].digits)) if (m := arm.means.get(name)) else UNDEFINED
-            for name in shown
-        ]
+        cells = [stacked(_mean(arm.means, name)) for name in shown]
         n = max((m.n + m.undefined for m in arm.means.values()), default=0)
         rows.append([arm_name(arm.name, report.ordered), arm.start, arm.labels, n, *cells])
     skipped = sorted(
@@ -86,6 +83,18 @@ def means(report: Report) -> Html:
         note += f" Subjects left out because the score is undefined for them (at most): {', '.join(skipped)}."
     head = ["Arm", "Start", "Labelled subjects", "Test subjects", *(_titled(name) for name in shown)]
     return table(head, rows, "Scores of each arm", note, words=[1])
+
+
+def classes(report: Report) -> Html:
+    """One row a class and arm: mean and interval of every score."""
+    rows = [
+        [name, arm_name(arm.name, report.ordered), *(stacked(_mean(found, metric)) for metric in METRICS)]
+        for name in dict.fromkeys(name for arm in report.ordered for name in arm.classes)
+        for arm in report.ordered
+        if (found := arm.classes.get(name))
+    ]
+    note = "Each class against all else, mean over test subjects [95 % interval]."
+    return table(["Class", "Arm", *(_titled(name) for name in METRICS)], rows, "Scores of each class", note, words=[1])
 
 
 def comparisons(report: Report) -> Html:
@@ -177,6 +186,11 @@ def splits(report: Report) -> Html:
     return Html(
         f'<div class="people">{table(["Used for", "People", "Who"], rows, "Who was used for what", words=[2])}</div>'
     )
+
+
+def _mean(means: Mapping[MetricName, Interval], name: MetricName) -> str:
+    found = means.get(name)
+    return interval(found.mean, found.low, found.high, METRICS[name].digits) if found else UNDEFINED
 
 
 def _found(found: bool | None, overlap: float | None) -> str:

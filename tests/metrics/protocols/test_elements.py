@@ -102,7 +102,7 @@ def test_elements_of_a_box_lie_on_its_faces():
     assert found.weights.sum() == pytest.approx(flat + edges + corners)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(masks, masks, spacings)
 def test_hd95_equals_the_definition(first, second, spacing):
     ours = hd95_of_elements(cloud(first, spacing), cloud(second, spacing))
