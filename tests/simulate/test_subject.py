@@ -62,7 +62,7 @@ def test_truth_holds_together_for_any_recipe(seed, name, spacing, age):
         np.testing.assert_allclose([row["volume_mm3"] for row in truth.rows], volumes, rtol=1e-3)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 2**40),
     name=st.sampled_from(["ms-3t", "rim", "glioma-2024", "chaos"]),
@@ -78,10 +78,11 @@ def test_labels_of_people_hold_together_for_any_recipe(seed, name, raters, every
     truth, classes = person.truth, {0, *person.truth.classes.values()}
     assert person.images
     drawn = [truth.others[f"rater{n}"] for n in range(1, raters + 1)]
-    for labels in (*drawn, truth.others["consensus"]):
-        assert set(np.unique(labels)) <= classes
-    agreed = np.all([d == drawn[0] for d in drawn], axis=0)
-    assert np.array_equal(truth.others["consensus"][agreed], drawn[0][agreed])
+    assert all(set(np.unique(labels)) <= classes for labels in drawn)
+    assert ("consensus" in truth.others) == (truth.name == "lesion")  # several classes have no plain vote
+    if "consensus" in truth.others:
+        agreed = np.all([d == drawn[0] for d in drawn], axis=0)
+        assert np.array_equal(truth.others["consensus"][agreed], drawn[0][agreed])
     sparse = truth.others["sparse"]
     known = sparse != 255
     assert known.any()
