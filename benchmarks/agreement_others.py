@@ -105,6 +105,18 @@ class Brats2024:
             table, _ = self.code.get_LesionWiseResults(prediction, truth, f"BraTS-{self.track}")
         return table.set_index("Labels").to_dict("index")
 
+    def of_masks(self, region: str) -> dict[str, float]:
+        """Its own functions for the whole region, on the files that the last call left, as masks instead of lesion numbers."""
+        sides = {"tmp_pred": "pred", "tmp_gt": "ref"}
+        files = (self.folder / at / side / f"{side}_{region}_cc_combined.nii.gz" for at, side in sides.items())
+        prediction, truth = (np.asarray(nib.load(path).dataobj) > 0 for path in files)
+        sensitivity, specificity = self.code.get_sensitivity_and_specificity(prediction.astype(int), truth.astype(int))
+        found = {"sensitivity": sensitivity, "specificity": specificity}
+        if prediction.any() and truth.any():
+            distances = self.code.surface_distance.compute_surface_distances(truth, prediction, (1, 1, 1))
+            found["hd95_mm"] = self.code.surface_distance.compute_robust_hausdorff(distances, 95)
+        return found
+
 
 class Chaos:
     """CHAOSmetrics.py of CHAOS; voxels become mm by the spacing instead of DICOM headers."""

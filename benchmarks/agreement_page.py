@@ -33,57 +33,64 @@ WHY: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     (
         "b",
         ("surface hd95_mm",),
-        "panoptica",
-        "panoptica takes the 95th percentile of both lists of distances as one list; here it is the larger of the two directed percentiles, never smaller.",
+        "MONAI",
+        "MONAI interpolates the percentile in 32 bits. `torch.quantile` of our distances gives its number in 32 bits and ours in 64.",
     ),
     (
         "c",
+        ("surface hd95_mm",),
+        "panoptica",
+        "panoptica takes the 95th percentile of both lists of distances as one list; here it is the larger of the two directed percentiles.",
+    ),
+    (
+        "d",
         ("surface assd_mm",),
         "panoptica",
         "panoptica takes the mean of the two directed means; here all distances are one list, so the larger surface weighs more.",
     ),
     (
-        "d",
+        "e",
         ("surface nsd",),
         "panoptica",
         "panoptica takes the mean of the two directed shares; here the share of both surfaces together. Where one mask is empty panoptica's value is a "
         "setting (not asked for), here 0.",
     ),
     (
-        "e",
+        "f",
         ("surface mssd_mm", "surface hd95_mm", "surface assd_mm", "surface nsd"),
         "surface-distance",
         "surface-distance puts surface elements on voxel corners and weighs them by area; here surface voxels, all alike. Its percentile takes the next "
         "element, here it is interpolated; its ASSD is the mean of two means. BraTS uses its HD95, and so do our BraTS protocols: last row of the table.",
     ),
     (
-        "f",
+        "g",
         ("isbi2015 ppv", "isbi2015 lfpr", "isbi2015 score_partial"),
         "lesion-metrics",
         "Prediction empty, reference not: lesion-metrics has no number (NaN); here PPV 0, LFPR 0 and the score that follows, flagged by `empty_prediction`.",
     ),
     (
-        "g",
+        "h",
         ("msseg2016 lesion_f1", "msseg2016 lesion_precision"),
         "Anima",
-        "No lesion in the reference: Anima prints number and volume of false lesions only, or F1 0 where the reference holds voxels but no lesion large "
-        "enough; here the number is undefined.",
-    ),
-    (
-        "h",
-        ("hd95_mm", "sensitivity", "specificity"),
-        "BraTS-2024-Metrics",
-        "Numbers of the whole region: the program takes the map of lesion numbers for a mask, so its values are wrong from the second lesion on. Here they "
-        "come from the mask. The lesion-wise scores, which rank, do not use them.",
+        "No lesion in the reference: Anima's function gives 0 (for an empty reference the program does not print it, only number and volume of the "
+        "false lesions); here the number is undefined.",
     ),
     (
         "i",
+        ("hd95_mm", "sensitivity", "specificity"),
+        "BraTS-2024-Metrics",
+        "Numbers of the whole region: the program takes the map of lesion numbers for a mask, so its values are wrong from the second lesion on. Here they "
+        "come from the mask, and its own functions agree once they are given the mask (last rows of the table). The lesion-wise scores, which rank, do "
+        "not use them.",
+    ),
+    (
+        "j",
         ("prl balanced_accuracy",),
         "scikit-learn",
         "Only Rim+ or only Rim− lesions: scikit-learn takes the mean over the classes that are there; here it is undefined.",
     ),
     (
-        "j",
+        "k",
         ("chaos assd_mm", "chaos mssd_mm"),
         "CHAOS-evaluation",
         "A mask that fills the array has no border there.",
@@ -123,9 +130,11 @@ class Row:
 
     @property
     def reason(self) -> str | None:
-        """Letter of the explanation."""
+        """Letter of the explanation; rows that prove one (with a colon) and lesion-wise scores have none."""
+        if ":" in self.quantity or "lesionwise" in self.quantity:
+            return None
         for letter, ends, against, _ in WHY:
-            if self.against == against and self.quantity.endswith(ends) and "lesionwise" not in self.quantity:
+            if self.against == against and self.quantity.endswith(ends):
                 return letter
         return None
 

@@ -50,6 +50,7 @@ PACKAGES = (
     "scipy",
     "pandas",
 )
+OF_MASKS = "brats2024, its functions given masks:"
 OF_BRATS = {
     "lesionwise_dice": "LesionWise_Score_Dice",
     "lesionwise_hd95_mm": "LesionWise_Score_HD95",
@@ -213,13 +214,10 @@ def tumours_2024(table: Table, cases: Iterable[Case], options: argparse.Namespac
             theirs = code(one)
             ours = brats2024.score(one.prediction, one.truth, one.spacing, settings).regions
             for region in ours:
-                table.compare(
-                    f"brats2024 {name}",
-                    "BraTS-2024-Metrics",
-                    ours[region],
-                    renamed(theirs[region], OF_BRATS_2024),
-                    f"{case.name} {region}",
-                )
+                place = f"{case.name} {region}"
+                found = renamed(theirs[region], OF_BRATS_2024)
+                table.compare(f"brats2024 {name}", "BraTS-2024-Metrics", ours[region], found, place)
+                table.compare(OF_MASKS, "BraTS-2024-Metrics", ours[region], code.of_masks(region), place)
 
 
 def without_cavity(case: Case, only: bool = False) -> Case:

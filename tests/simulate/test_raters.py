@@ -95,6 +95,9 @@ def test_consensus_is_a_vote_and_ties_are_present():
     a, b, c = (np.array(v, bool) for v in ([1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]))
     assert consensus((a, b, c)).tolist() == [True, False, False, False]
     assert consensus((a, b)).tolist() == [True, True, True, False]
+    classes = [np.array(labels, np.uint8) for labels in ([1, 2, 0, 4, 0], [2, 2, 0, 0, 0], [2, 1, 3, 0, 4])]
+    assert consensus(classes).tolist() == [2, 2, 0, 0, 0]
+    assert consensus(classes[:2]).tolist() == [1, 2, 0, 4, 0]
     with pytest.raises(LabelError, match="shapes"):
         consensus(())
     with pytest.raises(LabelError, match="all of one shape"):

@@ -78,11 +78,10 @@ def test_labels_of_people_hold_together_for_any_recipe(seed, name, raters, every
     truth, classes = person.truth, {0, *person.truth.classes.values()}
     assert person.images
     drawn = [truth.others[f"rater{n}"] for n in range(1, raters + 1)]
-    assert all(set(np.unique(labels)) <= classes for labels in drawn)
-    assert ("consensus" in truth.others) == (truth.name == "lesion")  # several classes have no plain vote
-    if "consensus" in truth.others:
-        agreed = np.all([d == drawn[0] for d in drawn], axis=0)
-        assert np.array_equal(truth.others["consensus"][agreed], drawn[0][agreed])
+    agreed = np.all([labels == drawn[0] for labels in drawn], axis=0)
+    for labels in (*drawn, truth.others["consensus"]):
+        assert set(np.unique(labels)) <= classes
+    assert np.array_equal(truth.others["consensus"][agreed], drawn[0][agreed])
     sparse = truth.others["sparse"]
     known = sparse != 255
     assert known.any()

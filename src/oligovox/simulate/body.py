@@ -186,8 +186,10 @@ def _abdomen(recipe: AbdomenRecipe, rng: Rng) -> Body:
 def _several_raters(
     raters: Raters | None, rng: Rng, labels: NDArray[np.uint8], spacing: Spacing
 ) -> dict[str, NDArray[np.uint8]]:
-    drawn = draw_rater_labels(rng("raters"), labels, spacing, raters) if raters else ()
-    return {f"rater{k}": one for k, one in enumerate(drawn, start=1)}
+    if raters is None:
+        return {}
+    drawn = draw_rater_labels(rng("raters"), labels, spacing, raters)
+    return {f"rater{k}": one for k, one in enumerate(drawn, start=1)} | {"consensus": consensus(drawn)}
 
 
 def _sparse(

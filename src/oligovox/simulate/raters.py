@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from oligovox.errors import LabelError
 from oligovox.settings import Settings, ascending
 from oligovox.simulate.fields import Spacing, Volume, smooth_field
 
+L = TypeVar("L", np.bool_, np.uint8)
 Mask: TypeAlias = NDArray[np.bool_]
 Box: TypeAlias = tuple[slice, ...]
 
@@ -163,21 +164,31 @@ def _imagine(
                 mask[box] |= ball
 
 
-def consensus(masks: Sequence[Mask]) -> Mask:
-    """What more than half of the raters marked; where half of them did, it is marked.
+def consensus(labels: Sequence[NDArray[L]]) -> NDArray[L]:
+    """The class that most raters gave each voxel; of one class, what at least half of them marked.
 
-    A tie counts as present because raters miss more than they invent. It is a plain vote, not STAPLE, which weighs raters by an estimate
-    of their quality: a vote can be checked by hand, and needs no model of the raters that made the very masks.
+    A class wins a tie against nothing, because raters miss more than they invent, and the lower of two classes wins theirs. It is a plain vote,
+    not STAPLE, which weighs raters by an estimate of their quality: a vote can be checked by hand, and needs no model of the raters that made
+    the very masks.
+
+    Args:
+        labels: one mask or label map (x, y, z) a rater.
 
     Raises:
-        LabelError: there are no masks, or they differ in shape.
+        LabelError: there are none, or they differ in shape.
     """
-    if len({mask.shape for mask in masks}) != 1:
+    if len({one.shape for one in labels}) != 1:
         raise LabelError(
-            f"a consensus of masks of shapes {[m.shape for m in masks]}; give at least one mask, all of one shape"
+            f"a consensus of masks of shapes {[one.shape for one in labels]}; give at least one mask, all of one shape"
         )
-    votes = np.sum(masks, axis=0, dtype=np.uint8)
-    return np.asarray(2 * votes >= len(masks))
+    chosen = np.zeros_like(labels[0])
+    most = np.zeros(chosen.shape, np.uint8)
+    for value in sorted({int(v) for one in labels for v in np.unique(one)} - {0}):
+        votes = np.sum([one == value for one in labels], axis=0, dtype=np.uint8)
+        chosen[votes > most] = value
+        np.maximum(most, votes, out=most)
+    chosen[np.sum([one == 0 for one in labels], axis=0, dtype=np.uint8) > most] = 0
+    return chosen
 
 
 def draw_rater_labels(
