@@ -5,7 +5,7 @@ voxel centre to the nearest one of the other mask, so there are two lists, one a
 
 | score | definition |
 | --- | --- |
-| HD95 | larger of the two 95th percentiles (linear interpolation); not the percentile of the pooled list, which is smaller |
+| HD95 | larger of the two 95th percentiles (linear interpolation); not the percentile of the pooled list, which is mostly smaller |
 | MSSD | the same at the 100th percentile: the Hausdorff distance |
 | ASSD | mean of the pooled list |
 | NSD at t mm | share of the pooled list that is ≤ t; "surface Dice" |
