@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -213,7 +212,7 @@ def main():
             result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
             result |= {
                 part: found | {"seconds": round(time.monotonic() - start)},
-                "command": shlex.join(["python", "benchmarks/study_simulation.py", *sys.argv[1:]]),
+                "command": shlex.join(["python", "benchmarks/study_simulation.py", *given.parts, *(["--arms", *given.arms] if given.arms else []), "--out", "FOLDER"]),
                 "versions": {n: version(n) for n in ("oligovox", "torch", "monai", "numpy")} | {"python": platform.python_version()},
             }  # fmt: skip
             RESULT.write_text(json.dumps(result, indent=1) + "\n")
