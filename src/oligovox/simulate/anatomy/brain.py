@@ -128,7 +128,8 @@ def draw_anatomy(rng: np.random.Generator, average: Template, *, age: float = 40
     brain = cover > uneven.clip(0.3, 0.99)
     inside = np.nonzero(brain)
     at = np.stack([component[inside] for component in shaped.where])
-    gm, wm, csf = _tissues(rng, average, at, inside, shaped.scale, age=age, atrophy=atrophy)
+    here = {name: _read(getattr(average, name), at) for name in ("below", "deep", "limbic", "to_ventricle")}
+    gm, wm, csf = _tissues(rng, average, at, here, inside, shaped.scale, age=age, atrophy=atrophy)
     nuclei = _nuclei(average, at)
     room = np.clip(1 - np.sum(list(nuclei.values()), axis=0, dtype=np.float32), 0, 1)
 
@@ -138,8 +139,8 @@ def draw_anatomy(rng: np.random.Generator, average: Template, *, age: float = 40
         return volume
 
     white, fluid = fill(wm * room), fill(csf * room)
-    to_ventricle = fill(shaped.scale * _read(average.to_ventricle, at), _OUTSIDE)
-    deep = fill(_read(average.deep, at))
+    to_ventricle = fill(shaped.scale * here["to_ventricle"], _OUTSIDE)
+    deep = fill(here["deep"])
     cortex = (fill(gm * room) > _RIBBON) & (deep < 0.5)
     veins = draw_veins(rng, white, fluid, to_ventricle, cover, spacing, lambda mm: shaped.carry(average.voxel(mm)))
     person = Anatomy(
@@ -150,8 +151,8 @@ def draw_anatomy(rng: np.random.Generator, average: Template, *, age: float = 40
         to_ventricle=to_ventricle,
         to_cortex=np.asarray(spacing * ndimage.distance_transform_edt(~cortex), dtype=np.float32),
         deep=deep,
-        below=fill(_read(average.below, at)),
-        limbic=fill(np.float32(rng.uniform(*_LIMBIC)) * _read(average.limbic, at)),
+        below=fill(here["below"]),
+        limbic=fill(np.float32(rng.uniform(*_LIMBIC)) * here["limbic"]),
         nuclei={name: fill(values) for name, values in nuclei.items()},
         plexus=fill(_read(average.plexus, at)) * smoothstep(smooth_field(rng, shape, spacing, 3.0), *_PLEXUS),
         vessels=rasterise(veins, shape, spacing) * brain,
@@ -166,30 +167,31 @@ def _tissues(
     rng: np.random.Generator,
     average: Template,
     at: Volume,
+    here: Mapping[str, Volume],
     inside: tuple[NDArray[np.intp], ...],
     scale: float,
     *,
     age: float,
     atrophy: float,
 ) -> tuple[Volume, Volume, Volume]:
-    """Fractions of cortex, white matter and CSF at template coordinates `at` (3, n); each (n,)."""
+    """Fractions of cortex, white matter and CSF at template coordinates `at` (3, n), where `here` has other maps; each (n,)."""
     shape, spacing = average.white.shape, average.spacing
     elder = (np.clip(age, 20, 85) - 20) / 60
     thickness = rng.normal(*_THICKNESS) - _THINNING[0] * (age - 40) - _THINNING[1] * atrophy
     amount, size = _UNEVEN
     uneven = [smooth_field(rng, shape, spacing, size)[inside] for _ in range(2)]
-    below = _read(average.below, at)
+    below = here["below"]
     cerebrum = 1 - below
     white, fluid = _read(average.white, at), _read(average.fluid, at)
     for level, field, share in ((white, uneven[0], 1.0), (fluid, uneven[1], 0.6)):  # no islands far from the borders
         level += np.float32(share * amount) * field * (1 - 0.5 * below) * (1 - smoothstep(np.abs(level), 0.5, 1.0))
     deeper = np.clip(scale * _read(average.beneath, at) - thickness, -1.5, 1.5)
-    away = smoothstep(_read(average.to_ventricle, at), 2.0, 6.0)
+    away = smoothstep(here["to_ventricle"], 2.0, 6.0)
     fluid += (_DEEPER * deeper * cerebrum + _SULCI[0] * elder + _SULCI[1] * atrophy) * away
     outside = np.ones(shape, dtype=np.bool_)
     outside[inside] = fluid > _NARROW * (1 - spacing)  # a voxel that holds a narrow sulcus is not fluid by half
     sulcus, surface = (distance[inside] for distance in draw_folds(rng, outside, spacing))
-    free = cerebrum * away * (1 - _read(average.deep, at)) * (_read(average.limbic, at) < THICK)
+    free = cerebrum * away * (1 - here["deep"]) * (here["limbic"] < THICK)
     width = _SULCUS[0] + _SULCUS[1] * elder + _SULCUS[2] * atrophy
     fluid += free * np.maximum(_PER_MM * (width - sulcus) - fluid, 0)
     ribbon = _PER_MM * (np.minimum(surface, 6) - thickness)
