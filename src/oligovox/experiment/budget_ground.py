@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oligovox.cohort.bids import read_bids
-from oligovox.cohort.manifest import Case, Cohort, merge
+from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import LabelError, SettingsError, nearest
 from oligovox.experiment.budget_claims import awaited
 from oligovox.experiment.budget_plan import Study
-from oligovox.experiment.cohorts import Show
+from oligovox.experiment.cohorts import Show, planned, together
 from oligovox.experiment.people import draw, label_pool, pretraining_people
 from oligovox.experiment.recipe import Pretrain, SplitChoice
 from oligovox.experiment.training import check
@@ -69,7 +68,7 @@ def check_study(study: Study) -> None:
         if arm.pretext:
             before = study.pretraining(name, seed=0)
             check(before.method, before.settings, study.network, before, plan)
-    cohort = _cohort_of(store) if store else _together({name: _planned_or_read(study, name) for name in study.cohorts})
+    cohort = _cohort_of(store) if store else together({name: _planned_or_read(study, name) for name in study.cohorts})
     ground = _draw(study, cohort)
     for name, arm in study.arms.items():
         if arm.pretext:
@@ -133,7 +132,7 @@ def _prepare(study: Study, out: Path, workers: int, show: Show) -> None:
         else:
             cohorts[name] = choice.read()
     assert study.prepare is not None, "cohorts come with a plan"
-    prepare_cohort(_together(cohorts), study.prepare, out / "store", workers=workers, progress=show("prepare"))
+    prepare_cohort(together(cohorts), study.prepare, out / "store", workers=workers, progress=show("prepare"))
 
 
 def _draw(study: Study, cohort: Cohort) -> Split:
@@ -166,22 +165,11 @@ def _named(choice: int | tuple[str, ...], cohort: Cohort) -> int | tuple[str, ..
 
 
 def _planned_or_read(study: Study, name: str) -> Cohort:
-    """A cohort that is there, or that of a simulation to come: names only, enough to draw a split."""
+    """A cohort that is there, or that of a simulation to come."""
     choice = study.cohorts[name]
     if not choice.simulate:
         return choice.read()
-    nowhere = Path("not-yet")
-    people = range(1, choice.simulate.subjects + 1)
-    cases = tuple(Case(subject=f"{n:03d}", images={"FLAIR": nowhere}, label=nowhere) for n in people)
-    return Cohort(cases=cases, labels=choice.labels or {choice.mask: 1})
-
-
-def _together(cohorts: Mapping[str, Cohort]) -> Cohort:
-    """One cohort; people carry the name of their cohort where there are several."""
-    if len(cohorts) > 1:
-        return merge(dict(cohorts))
-    ((name, cohort),) = cohorts.items()
-    return replace(cohort, name=name)
+    return replace(planned(choice.simulate.subjects), labels=choice.labels or {choice.mask: 1})
 
 
 def _cohort_of(store: Store) -> Cohort:

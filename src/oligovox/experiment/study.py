@@ -18,24 +18,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from oligovox.cohort.bids import read_bids
-from oligovox.cohort.manifest import Case, Cohort, merge
+from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, nested_budgets, save_budgets
 from oligovox.engine.log import say
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import SettingsError
-from oligovox.experiment.cohorts import Show, quiet
+from oligovox.experiment.cohorts import Show, planned, quiet, together
 from oligovox.experiment.collect import collect
 from oligovox.experiment.pairs import Pair
 from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
 from oligovox.experiment.prediction import predict_cases
-from oligovox.experiment.recipe import Arm, Recipe, SimulatedCohort, read_recipe, write_recipe
+from oligovox.experiment.recipe import Arm, Recipe, read_recipe, write_recipe
 from oligovox.experiment.scoring import check_grids, score_pairs
 from oligovox.experiment.training import check
 from oligovox.experiment.verbs import finetune, pretrain
@@ -104,8 +103,8 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     check_writable(out)
     _check_stages(recipe)
     given = {name: choice.read() for name, choice in recipe.cohorts.items() if not choice.simulate}
-    planned = {name: _planned(c.simulate) for name, c in recipe.cohorts.items() if c.simulate}
-    everyone = _together(recipe, given | planned)
+    to_come = {name: planned(c.simulate.subjects) for name, c in recipe.cohorts.items() if c.simulate}
+    everyone = together({name: (given | to_come)[name] for name in recipe.cohorts})
     split = draw(recipe, everyone)
     if recipe.pretrain:
         pretraining_people(recipe, everyone, split)
@@ -124,27 +123,12 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
                 progress=show(f"simulate {name}"),
             )  # fmt: skip
             given[name] = read_bids(folder, mask=choice.mask, labels=choice.labels)
-    cohort = _together(recipe, given)
+    cohort = together({name: given[name] for name in recipe.cohorts})
     cohort.save(out / "cohort.tsv")
     split.save(out / "split.json")
     pool = label_pool(recipe, cohort, split)
     save_budgets(out / "budgets.json", nested_budgets(pool, budget_sizes(len(pool), len(split.train)), recipe.seed))
     return cohort, split
-
-
-def _planned(choice: SimulatedCohort) -> Cohort:
-    """A simulated cohort before it is made: names only, enough to draw a split."""
-    nowhere = Path("not-yet")
-    cases = [Case(subject=f"{n:03d}", images={"FLAIR": nowhere}, label=nowhere) for n in range(1, choice.subjects + 1)]
-    return Cohort(cases=tuple(cases))
-
-
-def _together(recipe: Recipe, cohorts: Mapping[str, Cohort]) -> Cohort:
-    """One cohort, in the recipe's order; people carry the name of their cohort where there are several."""
-    if len(recipe.cohorts) > 1:
-        return merge({name: cohorts[name] for name in recipe.cohorts})
-    (name,) = recipe.cohorts
-    return replace(cohorts[name], name=name)
 
 
 def _check_stages(recipe: Recipe) -> None:
