@@ -12,6 +12,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fixed", derandomize=True, database=None)
+settings.register_profile("search", max_examples=200, deadline=None)
+settings.load_profile("fixed")  # a failure says something about the change; `make bench` looks for new examples
 
 
 @pytest.fixture(scope="session")

@@ -34,15 +34,15 @@ def test_a_claim_is_given_back_when_the_work_fails(tmp_path: Path) -> None:
 
 
 def test_of_many_one_gets_it(tmp_path: Path) -> None:
-    """Threads that start together; whoever has the claim counts, alone."""
-    path, won, together = tmp_path / "job", [], threading.Barrier(8)
+    """Threads that start together; whoever has the claim keeps it until all others have tried."""
+    path, won, together, tried = tmp_path / "job", [], threading.Barrier(8), threading.Barrier(8)
 
     def try_it() -> None:
         together.wait()
         with claimed(path) as ours:
             if ours:
                 won.append(1)
-                time.sleep(0.3)
+            tried.wait(60)
 
     threads = [threading.Thread(target=try_it) for _ in range(8)]
     for thread in threads:
@@ -65,6 +65,17 @@ def killed_claim(path: Path) -> None:
         with claimed(path) as ours:
             assert not ours, "its process lives"
         child.kill()
+
+
+def test_a_claim_that_is_not_written_yet_is_left_alone_until_it_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "job"
+    path.touch()
+    with claimed(path) as ours:
+        assert not ours
+    old = time.time() - budget_claims.STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    with claimed(path) as ours:
+        assert ours
 
 
 def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def _create(path: Path) -> str | None:
 
 def _stale(path: Path) -> bool:
     try:
-        age, claim = time.time() - path.stat().st_mtime, json.loads(_read(path))
+        age = time.time() - path.stat().st_mtime
+        claim = json.loads(_read(path))
     except FileNotFoundError:
         return False
     except ValueError:  # its process died, or is, between creating and writing it

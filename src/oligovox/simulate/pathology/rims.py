@@ -214,6 +214,8 @@ class _Lesion:
         """A vein that meets the border at a tangent and bends with it for a while."""
         rng, step = self._rng, self._step
         border = np.argwhere((np.abs(self._depth) < step) & (self._tissue > 0.5))
+        if not len(border):  # a speck in fluid: nothing to run along
+            return _no_rim(mimic="none", uncertain=0)
         at = border[rng.integers(len(border))]
         around = tuple(slice(max(c - 2, 0), c + 3) for c in at)
         inwards = np.array([slope.mean() for slope in np.gradient(self._depth[around])])
@@ -221,7 +223,7 @@ class _Lesion:
         along = np.cross(inwards, rng.standard_normal(3))
         along /= np.linalg.norm(along)
         radius = rng.uniform(*settings.vein_radius_mm)
-        size = float(np.cbrt(np.count_nonzero(self._depth > 0) * 3 / 4 / np.pi)) * step  # mm
+        size = float(np.cbrt(max(np.count_nonzero(self._depth > 0), 1) * 3 / 4 / np.pi)) * step  # mm
         ends = size * rng.uniform(0.6, 1.3, 2) + 2.0
         way = np.arange(-ends[0], ends[1], step / 2)[:, None]
         line = at + (way * along + (way**2 / (2 * size * rng.uniform(1.0, 3.0)) - radius / 2) * inwards) / step
