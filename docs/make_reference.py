@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from oligovox import catalogue, cli, experiment
 from oligovox.experiment.budget_plan import Study, StudyArm, StudySplit, Tuning
+from oligovox.experiment.ground_file import GroundChoice, GroundFile
 from oligovox.experiment.recipe import Recipe
 from oligovox.experiment.threshold import ThresholdSettings
 from oligovox.simulate.physics.tissues import FIELDS, SOURCES, TABLE
@@ -59,7 +60,9 @@ def study_page() -> str:
         "[of a recipe](recipe.md); settings of pretexts are there as well.",
     ]
     own = {Study: "Top of the file", StudySplit: "split", Tuning: "tune", StudyArm: "arms.NAME"}
-    for model, place in (own | {ThresholdSettings: "settings of classical: flair_threshold"}).items():
+    own |= {ThresholdSettings: "settings of classical: flair_threshold"}
+    own |= {GroundChoice: "ground", GroundFile: "The file of a ground"}
+    for model, place in own.items():
         parts += [f"## {place}", _summary(model), _table(model)]
     return _page(parts)
 

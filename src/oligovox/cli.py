@@ -264,11 +264,22 @@ def report(
 
 
 @app.command()
-def methods(json: Json = False) -> None:
-    """What there is, from which paper, with which settings."""
+def methods(
+    name: Annotated[str, typer.Argument(help="Only this one.")] = "",
+    views: Annotated[Path | None, typer.Option(help="Draw on a patch of this store what the network is shown.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (PNG).")] = Path("views.png"),
+    network: Annotated[str, typer.Option(help="Encoder, for methods that ask for one of a kind.")] = "resenc",
+    patch: Annotated[int, typer.Option(help="Side of the patch in voxels.", min=8)] = 48,
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """What there is, from which paper, with which settings; with --views a picture on your own data."""
     from oligovox import experiment
 
-    found = experiment.methods()
+    if views:
+        _say(experiment.views(name, views, out, changes=change, network=network, patch=patch), json)
+        return
+    found = experiment.methods(name)
     if json:
         _say({"methods": found}, json)
         return

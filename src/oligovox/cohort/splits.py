@@ -71,7 +71,7 @@ class Split:
             raise CohortError(f"{path}: {error}") from error
 
 
-def draw_split(people: Sequence[str], *, validation: int, test: int, seed: int) -> Split:
+def draw_split(people: Sequence[str], *, validation: int, test: int, seed: int, rest: int = 1) -> Split:
     """Draw a split.
 
     Args:
@@ -79,14 +79,15 @@ def draw_split(people: Sequence[str], *, validation: int, test: int, seed: int) 
         validation: how many people to validate on.
         test: how many people to keep for the end.
         seed: any integer; the same seed gives the same split.
+        rest: fewest people left to train on; 0 where those are chosen elsewhere.
 
     Raises:
         CohortError: too few people, a negative size, or someone listed twice.
     """
-    if validation < 0 or test < 0 or validation + test >= len(people):
+    if validation < 0 or test < 0 or validation + test + rest > len(people):
         raise CohortError(
             f"cannot take {validation} people to validate and {test} to test from {len(people)}; "
-            "sizes must be 0 or more and leave at least one to train on"
+            f"sizes must be 0 or more and leave at least {rest} to train on"
         )
     order = _order(people, f"split {seed}")
     return Split(

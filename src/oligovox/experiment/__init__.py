@@ -5,6 +5,7 @@ from oligovox.experiment.evaluation import evaluate
 from oligovox.experiment.study import demo, run, run_recipe
 from oligovox.experiment.subsets import evaluate_subsets
 from oligovox.experiment.verbs import finetune, methods, predict, prepare, pretrain, report, simulate
+from oligovox.experiment.views import views
 
 __all__ = [
     "budget",
@@ -20,4 +21,5 @@ __all__ = [
     "run",
     "run_recipe",
     "simulate",
+    "views",
 ]

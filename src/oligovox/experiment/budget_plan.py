@@ -18,6 +18,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from oligovox import catalogue
 from oligovox.errors import nearest
+from oligovox.experiment.ground_file import on_ground
 from oligovox.experiment.recipe import (
     CohortChoice,
     Finetune,
@@ -29,7 +30,8 @@ from oligovox.experiment.recipe import (
     SplitChoice,
     Stage,
     located,
-    read_settings,
+    overlaid,
+    read_content,
 )
 from oligovox.experiment.threshold import ThresholdSettings
 from oligovox.prepare.store import Plan
@@ -121,7 +123,9 @@ class Study(Settings):
 
     name: str = Field(description="of the study")
     title: str = Field("", description="heading of the page; empty: the name")
-    ground: str = Field("", description="name and version of the benchmark ground, where it is one")
+    ground: str = Field(
+        "", description="{file, size}: a ground, on which this file is laid key by key; once read, its name and version"
+    )
     seed: Seed = Field(0, description="of the split, the draws and the intervals")
     cohorts: dict[str, CohortChoice] = Field(
         default_factory=dict, description="where the people come from; or give a store"
@@ -262,7 +266,7 @@ def read_study(path: Path, changes: tuple[str, ...] = ()) -> Study:
     Raises:
         SettingsError: not a file, not YAML, an unknown key, a wrong value; names the place in one line.
     """
-    study = read_settings(Study, path, changes)
+    study = parse(Study, on_ground(read_content(path, changes), path), str(path))
     cohorts = {name: located(choice, path.parent) for name, choice in study.cohorts.items()}
     store = study.store and str((path.parent / Path(study.store).expanduser()).resolve())
     return study.model_copy(update={"cohorts": cohorts, "store": store})
@@ -284,12 +288,4 @@ def write_study(study: Study) -> str:
 
 def _merged(kind: type[T], common: T, own: Mapping[str, Any], where: str) -> T:
     """The common section with what an arm changes, key by key."""
-    return parse(kind, _overlaid(common.model_dump(), own), where)
-
-
-def _overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "settings"
-        result[key] = _overlaid(result[key], value) if both else value
-    return result
+    return parse(kind, overlaid(common.model_dump(), own), where)

@@ -25,7 +25,8 @@ def draw(recipe: Recipe, cohort: Cohort) -> Split:
             f"the split asks for {wanted} labelled people (test, validation, labels), {cohort.name} has {len(free)} "
             "that are not named already; lower the numbers"
         )
-    drawn = draw_split(free, validation=counts.get("validation", 0), test=counts.get("test", 0), seed=recipe.seed)
+    sizes = {group: counts.get(group, 0) for group in ("validation", "test")}
+    drawn = draw_split(free, **sizes, seed=recipe.seed, rest=int(isinstance(choice.labels, int)))
     test = drawn.test if isinstance(choice.test, int) else choice.test
     validation = drawn.validation if isinstance(choice.validation, int) else choice.validation
     if isinstance(choice.labels, int):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -208,6 +208,15 @@ def read_settings(kind: type[S], path: Path, changes: Sequence[str] = ()) -> S:
     Raises:
         SettingsError: not a file, not YAML, an unknown key, a wrong value; names the place in one line.
     """
+    return parse(kind, read_content(path, changes), str(path))
+
+
+def read_content(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys and values of a YAML file, with `changes` applied.
+
+    Raises:
+        SettingsError: not a file, not YAML, no keys, or a change that is not key=value.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -216,7 +225,7 @@ def read_settings(kind: type[S], path: Path, changes: Sequence[str] = ()) -> S:
         raise SettingsError(f"{path}: found {type(content).__name__}, expected keys such as name, cohorts, prepare")
     for change in changes:
         _change(content, change)
-    return parse(kind, content, str(path))
+    return content
 
 
 def changed(kind: type[S], changes: Sequence[str], where: str, **given: Any) -> S:
@@ -246,6 +255,15 @@ def nested(changes: Sequence[str]) -> dict[str, Any]:
     for change in changes:
         _change(content, change)
     return content
+
+
+def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`under` with `over` laid on it key by key at every depth; `settings`, which belong to one method or network, are replaced whole."""
+    result = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key != "settings"
+        result[key] = overlaid(result[key], value) if both else value
+    return result
 
 
 def _change(content: dict[str, Any], change: str) -> None:

@@ -341,10 +341,16 @@ def report(runs: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
     return {"pages": pages}
 
 
-def methods() -> list[dict[str, Any]]:
-    """Every method: name, room, summary, source, deviations, settings with default and meaning."""
-    found = []
-    for entry in catalogue.entries("METHOD").values():
+def methods(name: str = "") -> list[dict[str, Any]]:
+    """Every method, or the one of this name: name, room, summary, source, deviations, settings with default and meaning.
+
+    Raises:
+        SettingsError: there is none of this name; says the nearest one.
+    """
+    found, known = [], catalogue.entries("METHOD")
+    if name:
+        catalogue.load("METHOD", name)
+    for entry in [known[name]] if name else known.values():
         fields = catalogue.load("METHOD", entry.name).Settings.model_fields
         settings = [
             {

@@ -223,7 +223,8 @@ class _Lesion:
         along = np.cross(inwards, rng.standard_normal(3))
         along /= np.linalg.norm(along)
         radius = rng.uniform(*settings.vein_radius_mm)
-        size = float(np.cbrt(max(np.count_nonzero(self._depth > 0), 1) * 3 / 4 / np.pi)) * step  # mm
+        voxels = int((self._depth > 0).sum())
+        size = float(np.cbrt(max(voxels, 1) * 3 / 4 / np.pi)) * step  # mm
         ends = size * rng.uniform(0.6, 1.3, 2) + 2.0
         way = np.arange(-ends[0], ends[1], step / 2)[:, None]
         line = at + (way * along + (way**2 / (2 * size * rng.uniform(1.0, 3.0)) - radius / 2) * inwards) / step
