@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from oligovox.networks.teacher import Teacher, warm_momentum
+from oligovox.networks.teacher import Teacher, cosine_momentum, warm_momentum
 
 
 def student():
@@ -51,6 +51,14 @@ def test_warm_momentum_is_a_plain_mean_first():
         nn.init.constant_(net.weight, value)
         teacher.update(net, warm_momentum(step, 0.99))
     torch.testing.assert_close(teacher.module.weight, values.mean().reshape(1, 1))
+
+
+def test_cosine_momentum_is_half_a_cosine():
+    assert [cosine_momentum(p, 0.9) for p in (0.0, 1.0)] == [pytest.approx(0.9), 1.0]
+    assert cosine_momentum(0.5, 0.9) == pytest.approx(0.95)
+    assert cosine_momentum(1 / 3, 0.8, end=0.4) == pytest.approx(0.7)
+    steps = [cosine_momentum(p / 50, 0.996) for p in range(51)]
+    assert steps == sorted(steps)
 
 
 def test_modes():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from oligovox.errors import SettingsError
+from oligovox.losses.outliers import contrast_slope
 from oligovox.losses.ssim import ssim
 from oligovox.method import Clock
 from oligovox.networks.resenc import ResEnc
@@ -158,6 +159,37 @@ def test_lesion_like_voxels_weigh_more() -> None:
     assert torch.equal(plain, batch.foreground.float())
     assert torch.equal(aware, torch.where(lesion, 3.0, plain))
     assert aware.max() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "outlier_weight", "lesion_weight"), [("l2", 1.0, 1.0), ("l1", 4.0, 1.0), ("l2", 4.0, 3.0)]
+)
+def test_squared_and_outlier_weighted_errors(loss: str, outlier_weight: float, lesion_weight: float) -> None:
+    method = _method(loss=loss, outlier_weight=outlier_weight, outlier_beyond=1.5, lesion_weight=lesion_weight)
+    views = method.views(_batch(MIXED), _rng(3))
+    made = method.generate(method.network(views.visible, views.shown))
+    error = (made - views.image).abs() ** (2 if loss == "l2" else 1)
+    weight = views.weight * torch.where(views.image.abs() > 1.5, outlier_weight, 1.0)
+    generate, restore = [], []
+    for s in range(len(views.image)):
+        means = [(weight[s, m] * error[s, m]).sum() / weight[s, m].sum() for m in range(4) if views.targets[s, m]]
+        hidden = [(weight[s, m] * views.hidden[s, m], error[s, m]) for m in range(4) if views.hidden[s, m].any()]
+        generate += [sum(means) / len(means)] if means else []
+        restore += [sum((w * e).sum() / w.sum() for w, e in hidden)] if hidden else []
+    terms = method.losses(views, CLOCK).terms
+    torch.testing.assert_close(terms["generate"], sum(generate) / len(generate))
+    torch.testing.assert_close(terms["restore"], sum(restore) / len(restore))
+
+
+def test_the_slope_of_flair_that_was_not_shown_is_noted() -> None:
+    method = _method(policy="target_sequences", lesion_flair=1.0)
+    views = method.views(_batch(MIXED), _rng())
+    made = method.generate(method.network(views.visible, views.shown))
+    unseen = views.hidden[:, 2].clone()
+    unseen[:2] = views.weight[:2, 0] > 0  # kept back in these two
+    assert views.targets[:, 2].tolist() == [True, True, False]
+    slope = contrast_slope(made[:, 2], views.image[:, 2], unseen, above=1.0)
+    assert method.losses(views, CLOCK).notes == {"lesion_slope": pytest.approx(slope.item())}
 
 
 def test_said_before_the_first_step() -> None:

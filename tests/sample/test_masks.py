@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oligovox.errors import SettingsError
-from oligovox.sample.masks import random_blocks
+from oligovox.sample.masks import drop_sequences, random_blocks, random_box
 
 SIDES = st.tuples(*[st.integers(1, 13)] * 3)
 
@@ -63,3 +63,32 @@ def test_every_voxel_is_hidden_equally_often():
 def test_impossible_settings_are_refused(block, ratio):
     with pytest.raises(SettingsError, match=f"block {block}, ratio {ratio}"):
         random_blocks((1, 1, 8, 8, 8), block, ratio, seeded())
+
+
+def test_dropped_sequences_leave_one_and_never_invent_one():
+    present = torch.tensor([[True, True, True, False], [False, False, True, False], [False] * 4]).repeat(3000, 1)
+    kept = drop_sequences(present, 0.4, seeded())
+    assert not (kept & ~present).any()
+    assert torch.equal(kept.any(1), present.any(1))
+    assert abs(float(kept[::3, :3].float().mean()) - (0.6 + 0.4**3 / 3)) < 0.025  # the best of three never goes
+    assert torch.equal(drop_sequences(present, 0.0, seeded()), present)
+    assert torch.equal(drop_sequences(present, 1.0, seeded()).sum(1), present.any(1).long())
+
+
+def test_a_random_box_is_one_full_box_with_every_side_and_place_equally_often():
+    smallest, largest = torch.tensor([[2, 1, 3]]), torch.tensor([[3, 1, 5]])
+    boxes = random_box((3000, 6, 4, 5), smallest, largest, seeded())
+    ends = []
+    for axis in range(3):
+        line = boxes.any(tuple(a + 1 for a in range(3) if a != axis)).float()
+        first, side = line.argmax(1), line.sum(1)
+        assert (line.diff(dim=1).abs().sum(1) + line[:, 0] + line[:, -1] == 2).all()  # without a gap
+        ends.append((first, side))
+    assert torch.equal(boxes.sum((1, 2, 3)), ends[0][1] * ends[1][1] * ends[2][1])
+    assert (ends[0][1].long().bincount()[2:] / 3000 - 1 / 2).abs().max() < 0.05
+    assert (ends[2][1].long().bincount()[3:] / 3000 - 1 / 3).abs().max() < 0.05
+    assert (ends[1][0].bincount() / 3000 - 1 / 4).abs().max() < 0.05
+    rows = random_box(
+        (2, 6, 4, 5), torch.tensor([[1, 1, 1], [6, 4, 5]]), torch.tensor([[1, 1, 1], [6, 4, 5]]), seeded()
+    )
+    assert rows.sum((1, 2, 3)).tolist() == [1, 120]  # limits of each sample

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.networks.blocks import SLOPE, ResidualBlock, check_sides, initialise
 from oligovox.networks.encoder import Encoder, with_availability
+from oligovox.networks.fusion import Bottleneck, bottleneck
 
 Preset = Literal["nano", "tiny", "S", "M", "L"]
 
@@ -51,10 +52,13 @@ class Settings(base.Settings):
     stem_stride: Literal[1, 2] = Field(
         1, description="2 halves the grid in the first layer: several times cheaper, coarser"
     )
+    bottleneck: Bottleneck = Field(
+        "plain", description="what lies on the deepest feature: nothing, or the contextual fusion block of SLeM"
+    )
 
 
 class ResEnc(Encoder):
-    """Stem, then stages; the features are the output of each stage.
+    """Stem, then stages; the features are the output of each stage, the deepest one after the bottleneck.
 
     Strides are `stem_stride · (1, 2, 4, …)`.
     """
@@ -75,6 +79,7 @@ class ResEnc(Encoder):
             )
             for level, (before, width, blocks) in enumerate(zip(entering, sizes.channels, sizes.blocks, strict=True))
         )
+        self.bottleneck = bottleneck(settings.bottleneck, sizes.channels[-1])
         self.apply(initialise)
 
     def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:
@@ -89,7 +94,7 @@ class ResEnc(Encoder):
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        return tuple(features)
+        return (*features[:-1], self.bottleneck(x))
 
 
 NETWORK = ResEnc

@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.networks.blocks import check_sides
+from oligovox.networks.blocks import check_sides, initialise
 from oligovox.networks.encoder import Encoder, with_availability
+from oligovox.networks.fusion import Bottleneck, bottleneck
 
 Four = tuple[int, int, int, int]
 
@@ -31,6 +32,9 @@ class Settings(base.Settings):
     window: int = Field(7, ge=2, description="side of the attention window, in tokens of the stage")
     use_checkpoint: bool = Field(
         False, description="compute attention again in the backward pass: less memory, more time"
+    )
+    bottleneck: Bottleneck = Field(
+        "plain", description="what lies on the deepest feature: nothing, or the contextual fusion block of SLeM"
     )
 
     @model_validator(mode="after")
@@ -48,9 +52,9 @@ class Swin(Encoder):
     """Features: a residual block at full resolution, then the five hidden states of the transformer.
 
     Channels are `feature_size · (1, 1, 2, 4, 8, 16)`, strides 1, 2, 4, 8, 16, 32. The hidden states are layer-normalised
-    over their channels, without learnt scale. The full-resolution block lies beside the transformer, not before it: a method
-    that reads only the deep features gives it no gradient. It ends in instance norms, so that it hardly sees the
-    availability channels; the transformer does.
+    over their channels, without learnt scale; the deepest one then goes through the bottleneck. The full-resolution block
+    lies beside the transformer, not before it: a method that reads only the deep features gives it no gradient. It ends in
+    instance norms, so that it hardly sees the availability channels; the transformer does.
     """
 
     def __init__(self, modalities: tuple[str, ...], settings: Settings) -> None:
@@ -73,6 +77,8 @@ class Swin(Encoder):
                 num_heads=settings.heads,
                 use_checkpoint=settings.use_checkpoint,
             )
+        self.fused = settings.bottleneck == "contextual_fusion"
+        self.bottleneck = bottleneck(settings.bottleneck, self.channels[-1]).apply(initialise)
         reads_image = (
             "transformer.patch_embed.proj.weight",
             "full.layer.conv1.conv.weight",
@@ -85,11 +91,12 @@ class Swin(Encoder):
         """Features, shallow to deep; see `Encoder.forward`.
 
         Raises:
-            GeometryError: a side is not a multiple of 32.
+            GeometryError: a side is not a multiple of 32, or a single voxel would be left to contextual fusion.
         """
-        check_sides(image.shape[2:], self.strides[-1], normalised=False)
+        check_sides(image.shape[2:], self.strides[-1], normalised=self.fused)
         x = with_availability(image, present)
-        return (self.full(x), *self._hidden_states(x))
+        *hidden, deepest = self._hidden_states(x)
+        return (self.full(x), *hidden, self.bottleneck(deepest))
 
     def _hidden_states(self, x: Tensor) -> Iterator[Tensor]:
         """MONAI's own walk over its stages, with channels last throughout, without the optional package it permutes with."""

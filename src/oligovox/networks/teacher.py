@@ -5,6 +5,7 @@ Source: Tarvainen and Valpola 2017, "Mean teachers are better role models", arXi
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import Any
 
@@ -67,3 +68,16 @@ def warm_momentum(step: int, ceiling: float) -> float:
         ceiling: in [0, 1], such as 0.99.
     """
     return min(1.0 - 1.0 / (step + 1), ceiling)
+
+
+def cosine_momentum(progress: float, start: float, end: float = 1.0) -> float:
+    """From `start` to `end` along half a cosine: slow at first, slow at last.
+
+    Source: Grill et al. 2020, "BYOL", arXiv 2006.07733.
+
+    Args:
+        progress: share of training that is done, in [0, 1]; see `Clock.progress`.
+        start: momentum at 0, such as 0.996.
+        end: momentum at 1; 1 freezes the teacher.
+    """
+    return end - (end - start) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -2,8 +2,8 @@
 
 Source: Gjergji, Ciranni, Moro, Murino, Pastore 2025 (Self-supervised multi-modal learning for accurate MRI multiple sclerosis
     segmentation), of which only the abstract is public: a generative pretext task on T1, T2 and FLAIR.
-Deviates: everything below the words "generative pretext" is ours: three readings as `policy`, 3-D, losses and weights; no adversarial
-    term; structural similarity on windows cut at the brain mask, and images scaled by the target's percentiles without clipping.
+Deviates: everything below the words "generative pretext" is ours: three readings as `policy`, 3-D, losses and weights (those for lesions
+    and outliers among them); no adversarial term; structural similarity on windows cut at the brain mask, and images scaled by the target's percentiles without clipping.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from oligovox import settings as base
 from oligovox.cohort.modalities import canonical
 from oligovox.errors import SettingsError
 from oligovox.losses.masked import masked_mean
+from oligovox.losses.outliers import slope_note
 from oligovox.losses.ssim import ssim
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import EncoderDecoder
@@ -55,6 +56,11 @@ class Settings(base.Settings):
     lesion_t1w: tuple[float, float] = Field(
         (-0.5, 2.0), description="… and T1w, where acquired, in this range of z-scores"
     )
+    loss: Literal["l1", "l2"] = Field("l1", description="error of a voxel: absolute or squared difference")
+    outlier_weight: float = Field(
+        1.0, ge=1, description="weight of a voxel that stands out in its own sequence, whichever that is; 1 is off"
+    )
+    outlier_beyond: float = Field(2.0, gt=0, description="stands out: z-score further than this from 0")
 
     @field_validator("targets")
     @classmethod
@@ -160,9 +166,14 @@ class Generative(Method[Views]):
     def losses(self, views: Views, clock: Clock) -> Losses:
         """Σ over the terms of each sample, then the mean over the samples that have that term."""
         made = self.generate(self.network(views.visible, views.shown)).float()
-        error = (made - views.image).abs()
-        generated = masked_mean(error, views.weight.expand_as(error), dim=(2, 3, 4))
-        restored = masked_mean(error, views.weight * views.hidden, dim=(2, 3, 4)).sum(1)
+        difference = made - views.image
+        error = difference.abs() if self.settings.loss == "l1" else difference.square()
+        weight = views.weight.expand_as(error)
+        if self.settings.outlier_weight > 1:
+            usual = views.image.abs() <= self.settings.outlier_beyond
+            weight = weight.where(usual, self.settings.outlier_weight * weight)
+        generated = masked_mean(error, weight, dim=(2, 3, 4))
+        restored = masked_mean(error, weight * views.hidden, dim=(2, 3, 4)).sum(1)
         terms = {
             "generate": _over_targets(generated, views.targets),
             "restore": masked_mean(restored, views.hidden.flatten(1).any(1)),
@@ -171,7 +182,9 @@ class Generative(Method[Views]):
         if self.settings.ssim_weight > 0:
             terms["ssim"] = _over_targets(1.0 - _similarity(made, views), views.targets)
             weights["ssim"] = self.settings.ssim_weight
-        return Losses(terms, weights)
+        unseen = (_spread(views.targets) & (views.weight > 0)) | views.hidden
+        notes = slope_note(made, views.image, unseen, self.modalities, self.settings.lesion_flair)
+        return Losses(terms, weights, notes)
 
     def export(self) -> nn.Module:
         """Encoder and decoder; the head stays behind."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from oligovox.errors import SettingsError
@@ -50,3 +51,85 @@ def random_blocks(
             voxels = voxels.repeat_interleave(block, axis).narrow(axis, start, side)
         hidden[sample] = voxels
     return hidden
+
+
+def drop_sequences(present: Bool[Tensor, "b m"], probability: float, rng: torch.Generator) -> Bool[Tensor, "b m"]:
+    """Sequences that stay: each acquired one is dropped with this probability, but never all of a sample's.
+
+    Args:
+        present: acquired or not.
+        probability: in [0, 1]; at 1 one stays.
+        rng: on the device of `present`.
+    """
+    draw = torch.rand(present.shape, generator=rng, device=rng.device).where(present, -1.0)
+    return present & ((draw >= probability) | (draw == draw.amax(1, keepdim=True)))
+
+
+def block_voxels(blocks: Bool[Tensor, "b m i j k"], block: int, sides: Sequence[int]) -> Bool[Tensor, "b m x y z"]:
+    """What is said of the blocks of a grid, said of their voxels; the grid starts at the patch's first corner.
+
+    Args:
+        blocks: one flag a block; blocks cut by the far border count as blocks.
+        block: side in voxels.
+        sides: of the patch, at most `block` times those of the grid.
+    """
+    voxels = blocks
+    for axis, side in enumerate(sides, start=2):
+        voxels = voxels.repeat_interleave(block, axis).narrow(axis, 0, side)
+    return voxels
+
+
+def random_box(
+    shape: tuple[int, int, int, int],
+    smallest: Int[Tensor, "#b 3"],
+    largest: Int[Tensor, "#b 3"],
+    rng: torch.Generator,
+) -> Bool[Tensor, "b x y z"]:
+    """One box in each sample; True inside. Sides, then place, are uniform axis by axis; the box lies inside the volume.
+
+    Args:
+        shape: (b, x, y, z).
+        smallest: sides in voxels, at least 1; rows for each sample, or one row for all.
+        largest: likewise, at least `smallest` and at most the sides of the volume.
+        rng: on the device where the boxes are wanted.
+    """
+    samples, *sides = shape
+    draw = torch.rand(samples, 2, 3, generator=rng, device=rng.device)
+    side = smallest + (draw[:, 0] * (largest - smallest + 1)).long()
+    start = (draw[:, 1] * (torch.tensor(sides, device=rng.device) - side + 1)).long()
+    box = torch.ones(shape, dtype=torch.bool, device=rng.device)
+    for axis, length in enumerate(sides):
+        place = torch.arange(length, device=rng.device)
+        inside = (place >= start[:, axis, None]) & (place < (start + side)[:, axis, None])
+        box &= inside.view(samples, *(length if other == axis else 1 for other in range(3)))
+    return box
+
+
+def thrown_blocks(
+    shape: tuple[int, int, int, int, int],
+    blocks: int,
+    ratio: float,
+    rng: torch.Generator,
+    *,
+    shared: bool = False,
+    even: bool = True,
+) -> Bool[Tensor, "b m x y z"]:
+    """Hide each block of a grid of `blocks`³ by a throw of its own, so that their number varies; True = hidden.
+
+    Args:
+        shape: (b, m, x, y, z).
+        blocks: along each side.
+        ratio: probability that a block is hidden, in [0, 1].
+        rng: on the device where the mask is wanted.
+        shared: the same throws for all channels of a sample.
+        even: sides of equal length, to a voxel; otherwise those at the border have about half the length of the others,
+            as in an enlargement of the grid by nearest neighbour whose first and last points lie on the border.
+    """
+    samples, channels, *sides = shape
+    grid = torch.rand((samples, 1 if shared else channels, *[blocks] * 3), generator=rng, device=rng.device)
+    hidden = grid < ratio
+    for axis, side in enumerate(sides, start=2):
+        voxel = torch.arange(side, device=rng.device)
+        nearest = (voxel * (blocks - 1) / max(1, side - 1) + 0.5).long()
+        hidden = hidden.index_select(axis, voxel * blocks // side if even else nearest)
+    return hidden.expand(shape)
