@@ -121,6 +121,15 @@ def test_scores_do_not_see_places_or_targets() -> None:
     assert not torch.equal(method._scores(views), method._scores(moved))
 
 
+@pytest.mark.parametrize(("head", "same"), [("each", True), ("joint", False)])
+def test_shuffled_pieces_give_shuffled_scores_where_each_is_scored_apart(head: str, same: bool) -> None:
+    method = _method(head=head)
+    views = method.views(_batch(), _rng())
+    scores = method._scores(views)
+    shuffled = method._scores(replace(views, pieces=views.pieces.roll(3, 1)))
+    assert torch.allclose(shuffled, scores.roll(3, 1), atol=1e-5) == same
+
+
 @pytest.mark.parametrize("channel", ["every", "own"])
 def test_what_the_encoder_is_shown(channel: str) -> None:
     method, seen = _method(channel=channel), []

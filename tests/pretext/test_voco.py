@@ -79,13 +79,14 @@ def test_overlap_is_the_share_of_voxels_that_target_and_base_have_in_common(grid
     """Every voxel is given a number of its own, so that common voxels can be counted."""
     batch = _batch()
     numbers = torch.arange(12.0 * 12 * 8).reshape(1, 1, 12, 12, 8).expand(2, 2, -1, -1, -1)
-    views = _method(grid=grid).views(replace(batch, image=numbers), _rng())
+    views = _method(grid=grid).views(replace(batch, image=1 + numbers), _rng())
     n = grid[0] * grid[1] * grid[2]
-    assert views.image[0, :n, 0].flatten().sort().values.equal(numbers[0, 0].flatten())  # bases tile the patch
+    bases = views.image[0, :n, 0].flatten()
+    assert bases[bases > 0].sort().values.equal(1 + numbers[0, 0].flatten())  # they tile the patch
     crops = views.image[:, :, 0].flatten(2)
     for sample, target, base in ((0, 0, 0), (0, 3, 1), (1, 2, n - 1), (1, 1, n // 2)):
-        common = torch.isin(crops[sample, n + target], crops[sample, base]).float().mean()
-        torch.testing.assert_close(views.overlap[sample, target, base], common)
+        one, other = crops[sample, n + target], crops[sample, base]
+        torch.testing.assert_close(views.overlap[sample, target, base], torch.isin(one[one > 0], other).float().mean())
     torch.testing.assert_close(views.overlap.sum(2), torch.ones(2, 4))
     assert len(views.overlap.unique()) > 3
 
@@ -181,7 +182,18 @@ def test_the_copy_follows_after_a_step() -> None:
     assert method.teacher.module.encoder.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 3)  # type: ignore[union-attr, operator]
 
 
-def test_one_base_is_refused_and_odd_patches_are_said_before_the_first_step() -> None:
-    assert _method(grid=(3, 2, 1)).needs.patch_multiple == 2 * 6
+@pytest.mark.parametrize("side", [11, 16])
+def test_crops_fit_the_network_whatever_the_patch(side: int) -> None:
+    """Cells of 3 or 5 voxels, a network of stride 2: crops get a frame of zeros, and what is left over is not tiled."""
+    batch = _batch(sides=(side, side, side))
+    views = _method(grid=(3, 3, 3)).views(batch, _rng())
+    cell, framed = side // 3, side // 3 + 1
+    assert views.image.shape == (2, 27 + 4, 2, framed, framed, framed)
+    assert (views.foreground.sum((2, 3, 4, 5)) == cell**3).all()
+    assert views.counted.all()
+    torch.testing.assert_close(views.overlap.sum(2), torch.ones(2, 4))
+
+
+def test_one_base_is_refused() -> None:
     with pytest.raises(SettingsError, match="expected two or more"):
         _method(grid=(1, 1, 1))

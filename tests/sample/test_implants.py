@@ -10,7 +10,7 @@ from oligovox.sample.batch import Batch
 from oligovox.sample.bodies import Bodies, Kind, Slots, draw_shapes, draw_slots, with_twins
 from oligovox.sample.implants import Painting, _by_size, _masks, blend, paint
 from oligovox.sample.relations import Relation, at_least, one_flipped, one_kept
-from oligovox.sample.tissue import beyond, box_mean, closed, grown, middle_plane, survey, unlike
+from oligovox.sample.tissue import along_fluid, beyond, box_mean, closed, grown, middle_plane, survey, unlike
 
 SIDE = 24
 NAMES = ("T1w", "T2w", "FLAIR")
@@ -77,6 +77,9 @@ def test_the_usual_tissue_is_found_and_followed_across_the_patch() -> None:
     fluid = unlike(tissue, 3.0)
     assert fluid[:, :, 12, 3, 3].min() > 0.9
     assert fluid[:, :, 12, 16, 12].max() < 0.1
+    bank = along_fluid(tissue)[:, 0, 12, :, 3]
+    assert bank[:, 7].min() > 0.5
+    assert bank[:, [0, 1, 2, 3, 10, 14]].max() < 0.1  # neither in the fluid nor far from it
     gone = exam()
     nothing = survey(replace(gone, image=gone.image * 0, foreground=gone.foreground & False), rng())
     assert not nothing.common.any()

@@ -45,7 +45,7 @@ from oligovox.sample.bodies import (
 from oligovox.sample.implants import Painting, blend, paint
 from oligovox.sample.masks import random_blocks
 from oligovox.sample.relations import Relation, at_least, one_flipped, one_kept
-from oligovox.sample.tissue import Tissue, beyond, box_mean, closed, grown, survey, unlike
+from oligovox.sample.tissue import Tissue, along_fluid, beyond, closed, grown, survey
 
 N = TypeVar("N", int, float)
 _FAINT_CAP = (0.4, 0.8)  # difference of a cap as a share of that of a lesion
@@ -201,8 +201,7 @@ class ImplantedLesions(Method[Views]):
             found = beyond(batch, tissue, self._relation(chosen.plaque), chosen.ignore_slack, chosen.ignore_at_most)
             abnormal = grown(closed(found, 2), 1) & batch.foreground
         allowed = batch.foreground & ~abnormal
-        fluid = unlike(tissue, 3.0).square() * batch.foreground
-        border = (4.0 * box_mean(box_mean(fluid)) * (1.0 - fluid)).clamp(max=1.0)
+        border = along_fluid(tissue)
         bodies = self._bodies(batch, tissue, allowed, border, rng)
         painting = paint(bodies, batch, tissue, border)
         image = blend(batch, tissue, bodies, painting, chosen.texture, rng)

@@ -2,8 +2,8 @@
 
 Source: Taleb et al. 2019 (multimodal self-supervised learning for medical image analysis, arXiv 1912.05396).
 Deviates: 3-D pieces; a piece is written into every channel of the encoder, so that the same network is fine-tuned; only tissue is counted
-    in the error; a cross-entropy of the places beside it; a piece is encoded amid zeros and read as eighths at every depth; no
-    generated images.
+    in the error; a cross-entropy of the places beside it; one head scores each piece, not one all of them; a piece is encoded amid
+    zeros and read as eighths at every depth; no generated images.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ class Settings(base.Settings):
     temperature: float = Field(0.5, gt=0, description="scores are divided by it before the Sinkhorn operator")
     iterations: int = Field(20, ge=1, description="row and column steps of the Sinkhorn operator")
     assign_weight: float = Field(0.1, ge=0, description="weight of the cross-entropy of the places; 0 is off")
+    head: Literal["each", "joint"] = Field(
+        "each",
+        description="scores of a piece from its embedding beside the mean of all, or all scores from all embeddings",
+    )
     embedding: int = Field(64, ge=1, description="units that stand for a piece")
-    hidden: int = Field(256, ge=1, description="units between the embeddings of all pieces and the scores")
+    hidden: int = Field(256, ge=1, description="units between embeddings and scores")
 
     @field_validator("grid")
     @classmethod
@@ -82,11 +86,11 @@ class MultimodalPuzzle(Method[Views]):
         self.stride = encoder.strides[-1]
         count = prod(settings.grid)
         self.embed = nn.Sequential(nn.Linear(8 * sum(encoder.channels), settings.embedding), nn.ReLU(inplace=True))
+        inputs, outputs = (2, count) if settings.head == "each" else (count, count**2)
         self.score = nn.Sequential(
-            nn.Linear(count * settings.embedding, settings.hidden),
+            nn.Linear(inputs * settings.embedding, settings.hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(settings.hidden, count**2),
-            nn.Unflatten(1, (count, count)),
+            nn.Linear(settings.hidden, outputs),
         )
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
@@ -132,7 +136,12 @@ class MultimodalPuzzle(Method[Views]):
         image = views.pieces[:, :, None].where(filled[..., None, None, None], 0.0)
         features = self.encoder(framed(image, self.stride).flatten(0, 1), filled.flatten(0, 1))
         eighths = torch.cat([adaptive_avg_pool3d(feature, 2).flatten(1) for feature in features], 1)
-        scores: Tensor = self.score(self.embed(eighths).reshape(b, -1))
+        embedding = self.embed(eighths).reshape(b, n, -1)
+        if self.settings.head == "each":
+            given = torch.cat([embedding, embedding.mean(1, keepdim=True).expand_as(embedding)], 2)
+        else:
+            given = embedding.flatten(1)
+        scores: Tensor = self.score(given).reshape(b, n, n)
         return scores.float()
 
     def export(self) -> nn.Module:

@@ -21,13 +21,14 @@ from torch.nn.functional import adaptive_avg_pool3d, cosine_similarity
 from oligovox import settings as base
 from oligovox.errors import SettingsError
 from oligovox.losses.masked import masked_mean
-from oligovox.method import Clock, Losses, Method, Needs
+from oligovox.method import Clock, Losses, Method
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.teacher import Teacher
 from oligovox.sample.batch import Batch
 from oligovox.sample.crops import cut
+from oligovox.sample.pieces import framed
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=8)]
 _FLOOR = 1e-6  # of the logarithm, as in the release
 
 
@@ -53,7 +54,7 @@ class Views:
     """The crops of every patch, n bases, then t targets; c = n + t.
 
     Attributes:
-        image: of each crop.
+        image: of each crop, amid zeros where the network needs a larger one.
         present: sequences that were acquired.
         foreground: head or brain.
         overlap: share of a target's volume that each base covers; sums to 1 over the bases.
@@ -106,21 +107,22 @@ class VoCo(Method[Views]):
         if math.prod(settings.grid) < 2:
             raise SettingsError(f"voco: grid {settings.grid} has one base crop; expected two or more to tell apart")
         self.settings = settings
+        self.multiple = encoder.strides[-1]
         self.student = Embedding(encoder, settings.hidden, settings.embedding)
         self.teacher = Teacher(self.student) if settings.teacher else None
-        self.needs = Needs(patch_multiple=encoder.strides[-1] * math.lcm(*settings.grid))
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
-        """Cut bases and targets; say how they overlap."""
-        grid, device = self.settings.grid, batch.image.device
-        sides = torch.tensor(batch.image.shape[2:], device=device)
-        crop = sides // torch.tensor(grid, device=device)
-        bases = torch.cartesian_prod(*(torch.arange(n, device=device) for n in grid)) * crop
+        """Cut bases and targets; say how they overlap. What the grid cannot divide is left over at both borders."""
+        device = batch.image.device
+        sides, grid = (torch.tensor(three, device=device) for three in (batch.image.shape[2:], self.settings.grid))
+        crop = sides // grid
+        corner = (sides - grid * crop) // 2
+        bases = corner + crop * torch.cartesian_prod(*(torch.arange(n, device=device) for n in self.settings.grid))
         draw = torch.rand(len(batch), self.settings.targets, 3, generator=rng, device=rng.device)
-        targets = (draw * (sides - crop + 1)).long()
+        targets = corner + (draw * (grid * crop - crop + 1)).long()
         starts = torch.cat([bases.expand(len(batch), -1, -1), targets], 1)
         image, foreground = (
-            torch.stack([cut(values, start, crop.tolist()) for start in starts.unbind(1)], 1)
+            framed(torch.stack([cut(values, start, crop.tolist()) for start in starts.unbind(1)], 1), self.multiple)
             for values in (batch.image, batch.foreground)
         )
         apart = (targets[:, :, None] - bases).abs()
@@ -129,7 +131,7 @@ class VoCo(Method[Views]):
             present=batch.present,
             foreground=foreground,
             overlap=((crop - apart).clamp_min(0) / crop).prod(-1),
-            counted=foreground.float().mean((2, 3, 4, 5)) >= self.settings.tissue,
+            counted=foreground.sum((2, 3, 4, 5)) >= self.settings.tissue * crop.prod(),
         )
 
     def losses(self, views: Views, clock: Clock) -> Losses:

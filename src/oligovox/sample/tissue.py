@@ -65,6 +65,12 @@ def unlike(tissue: Tissue, widths: float) -> Float[Tensor, "b 1 x y z"]:
     return 1.0 - tissue.likeness.clamp(min=1e-30) ** (1.0 / widths**2)
 
 
+def along_fluid(tissue: Tissue) -> Float[Tensor, "b 1 x y z"]:
+    """In [0, 1]: large in the first two or three voxels of tissue beside fluid, near 0 in fluid and far from it."""
+    fluid = unlike(tissue, 2.0) ** 4 * (tissue.smooth != 0).any(1, keepdim=True)
+    return (6.0 * box_mean(box_mean(fluid)) * (1.0 - fluid)).clamp(max=1.0)
+
+
 def beyond(
     batch: Batch,
     tissue: Tissue,
