@@ -1,15 +1,28 @@
-"""Draw docs/images/simulated.png (one patient) and presets.png (one subject of each preset), with labels. `python docs/make_images.py`."""
+"""Draw the pictures of the pages: `python docs/make_images.py [simulated presets views]`.
+
+simulated.png: one patient with labels. presets.png: one subject of each preset. views_<pretext>.png: what each pretext shows its network,
+on a simulated patient at 2 mm.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
+from oligovox import catalogue
+from oligovox.cohort.bids import read_bids
+from oligovox.experiment import views
+from oligovox.prepare.pipeline import prepare
+from oligovox.prepare.store import Plan
 from oligovox.simulate.recipe import make_recipe, presets
 from oligovox.simulate.subject import SimulatedSubject, simulate_subject
+from oligovox.simulate.write import simulate_cohort
 
 HOME = Path(__file__).parent / "images"
 SEED = 7
@@ -50,8 +63,36 @@ def draw(people: dict[str, SimulatedSubject], path: Path, width: int, dpi: int) 
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-if __name__ == "__main__":
-    HOME.mkdir(exist_ok=True)
+def draw_simulated() -> None:
+    """One patient with labels."""
     patient = simulate_subject(make_recipe("ms-3t", {"lesions": {"load_ml": (8.0, 20.0)}}), SEED)
     draw({"": patient}, HOME / "simulated.png", 3, 90)
+
+
+def draw_presets() -> None:
+    """One subject of each preset."""
     draw({name: simulate_subject(make_recipe(name), SEED) for name in presets()}, HOME / "presets.png", 4, 42)
+
+
+def draw_views() -> None:
+    """What each pretext shows its network, in 48 shades."""
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        recipe = make_recipe("ms-3t", {"spacing": 2.0, "lesions": {"load_ml": (15.0, 30.0)}})
+        simulate_cohort(home / "cohort", recipe, subjects=2, seed=SEED)
+        plan = Plan(modalities=recipe.sequences, spacing=(2.0, 2.0, 2.0))
+        prepare(read_bids(home / "cohort"), plan, home / "store")
+        for name, entry in catalogue.entries("METHOD").items():
+            if entry.room == "pretext":
+                network = "vit" if name == "bm_mae" else "resenc"
+                views(name, home / "store", home / "views.png", network=network, patch=64, seed=SEED)
+                with Image.open(home / "views.png") as picture:
+                    picture.convert("RGB").quantize(48).save(HOME / f"views_{name}.png", optimize=True)
+
+
+DRAWN = {"simulated": draw_simulated, "presets": draw_presets, "views": draw_views}
+
+if __name__ == "__main__":
+    HOME.mkdir(exist_ok=True)
+    for chosen in sys.argv[1:] or DRAWN:
+        DRAWN[chosen]()

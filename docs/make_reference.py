@@ -1,4 +1,4 @@
-"""Write docs/reference/{recipe,study,cli,python,tissues}.md from the code. A test compares them with it.
+"""Write docs/reference/{recipe,study,cli,python,tissues,gallery}.md from the code. A test compares them with it.
 
 Run it after a setting, an option or a docstring has changed: `python docs/make_reference.py`.
 """
@@ -135,12 +135,33 @@ _QUANTITIES = (
     ("fat", "share of the protons that are fat", ""),
 )
 
+
+def gallery_page() -> str:
+    """What each pretext shows its network."""
+    parts = [
+        "# The pretexts, side by side",
+        _NOTE,
+        "What each pretext shows its network and asks of it, on one 128 mm patch of a simulated patient (2 mm, middle slice, default settings). The same on your own "
+        "exams: `oligovox methods NAME --views STORE --out views.png`. Pictures: `python docs/make_images.py views`.",
+    ]
+    for name, entry in catalogue.entries("METHOD").items():
+        if entry.room == "pretext":
+            does = entry.summary.partition(": ")[2]
+            parts += [
+                f"## [{name}](../methods/{name}.md)",
+                f"{does[:1].upper()}{does[1:]}",
+                f"![{name}](../images/views_{name}.png)",
+            ]
+    return _page(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "recipe.md": recipe_page,
     "study.md": study_page,
     "cli.md": cli_page,
     "python.md": python_page,
     "tissues.md": tissues_page,
+    "gallery.md": gallery_page,
 }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -65,27 +65,42 @@ def views(
         )
     batch = PatchSource(plan, [Stream(prepared.cases, 2)], (patch,) * 3, seed).batch(0, 0)
     shown = built.views(batch, torch.Generator().manual_seed(seed))
-    exam = Row("exam", f"the patch of {batch.cases[0]}", _slices(batch.image), plan.modalities[:_MOST])
-    rows = [exam, *(_row(f.name, getattr(shown, f.name), _meanings(shown), plan.modalities) for f in fields(shown))]
+    values = {f.name: getattr(shown, f.name) for f in fields(shown)}
+    level = _level(values.values(), patch)
+    exam = Row("exam", f"the patch of {batch.cases[0]}", _slices(batch.image, level), plan.modalities[:_MOST])
+    meanings = _meanings(shown)
+    rows = [exam, *(_row(name, v, meanings.get(name, ""), plan.modalities, level) for name, v in values.items())]
     write_views(f"{method}: {catalogue.entries('METHOD')[method].summary.partition(': ')[2]}", rows, target)
     return {"picture": str(target.resolve()), "method": method, "rows": [row.name for row in rows]}
 
 
-def _row(name: str, value: object, meanings: dict[str, str], modalities: Sequence[str]) -> Row:
-    meaning = meanings.get(name, "")
+def _level(values: Iterable[object], side: int) -> int:
+    """Which axial slice of the patch is shown: the one with most of the rarest mask of the first sample, else the middle one."""
+    volumes = [value[0].reshape(-1, side, side, side).any(0) for value in values if _is_mask(value, side)]
+    rarest = min((v for v in volumes if v.any()), key=lambda v: int(v.sum()), default=None)
+    return side // 2 if rarest is None or rarest.all() else int(rarest.sum((0, 1)).argmax())
+
+
+def _is_mask(value: object, side: int) -> TypeGuard[Tensor]:
+    whole = (side, side, side)
+    return isinstance(value, Tensor) and value.dtype == torch.bool and value.ndim > 3 and value.shape[-3:] == whole
+
+
+def _row(name: str, value: object, meaning: str, modalities: Sequence[str], level: int) -> Row:
     if not isinstance(value, Tensor):
         return Row(name, meaning, text=_short(value))
     if value.ndim not in (4, 5) or min(value.shape[-3:]) < _SMALLEST:
         return Row(name, meaning, text=_short(value[0].tolist() if value.ndim else value.item()))
-    slices = _slices(value)
+    slices = _slices(value, level)
     channels = tuple(modalities) if value.ndim == 5 and value.shape[1] == len(modalities) else ("",) * len(slices)
     return Row(name, meaning, slices, channels[:_MOST])
 
 
-def _slices(value: Tensor) -> tuple[Any, ...]:
-    """The middle axial slice of each channel of the first sample."""
+def _slices(value: Tensor, level: int) -> tuple[Any, ...]:
+    """An axial slice of each channel of the first sample; of smaller volumes than the patch the middle one."""
     volume = value[0] if value.ndim == 5 else value[:1]
-    return tuple(channel[..., channel.shape[-1] // 2].numpy() for channel in volume[:_MOST])
+    depth = volume.shape[-1]
+    return tuple(channel[..., level if level < depth else depth // 2].numpy() for channel in volume[:_MOST])
 
 
 def _short(value: object, longest: int = 60) -> str:

@@ -53,9 +53,11 @@ def write_views(title: str, rows: Sequence[Row], path: Path) -> None:
     columns = max((len(row.slices) for row in drawn), default=1)
     text = "\n".join(fill(f"{row.name} = {row.text}: {row.meaning}", 40 + 22 * columns) for row in said)
     below = 0.3 + 0.17 * (text.count("\n") + 1)
-    size = (_INCH * (columns + _TEXT), _INCH * len(drawn) + below + 0.4)
+    title = fill(title, 28 + 17 * columns)
+    above = 0.25 + 0.17 * (title.count("\n") + 1)
+    size = (_INCH * (columns + _TEXT), _INCH * len(drawn) + below + above)
     figure = Figure(figsize=size, dpi=110, facecolor="white")
-    figure.text(0.02, 1 - 0.12 / size[1], title, va="top", fontsize=11, weight="bold")
+    figure.text(0.02, 1 - 0.12 / size[1], title, va="top", fontsize=10, weight="bold", parse_math=False)
     figure.text(0.02, 0.1 / size[1], text, va="bottom", fontsize=7, family="monospace", parse_math=False)
     for number, row in enumerate(drawn):
         bottom = (below + _INCH * (len(drawn) - 1 - number)) / size[1]
