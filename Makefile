@@ -17,8 +17,9 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/oligovox demo --out $(OUT)
 
+# A thread a process: more get into each other's way, and everything takes several times as long.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks
@@ -27,7 +28,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 	$(BIN)/python -m pytest -q --hypothesis-profile=search tests/simulate tests/metrics
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 	$(BIN)/python benchmarks/page.py

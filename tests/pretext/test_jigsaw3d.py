@@ -76,13 +76,19 @@ def test_each_piece_is_encoded_apart_from_the_others() -> None:
     assert changed.tolist() == [3]
 
 
-def test_the_loss_is_the_cross_entropy_of_the_class_over_what_counts() -> None:
-    method = _method()
-    logits: list[torch.Tensor] = []
-    method.classify.register_forward_hook(lambda _, __, out: logits.append(out.detach()))
+@pytest.mark.parametrize("head", ["each", "joint"])
+def test_the_loss_is_the_cross_entropy_of_the_class_over_what_counts(head: str) -> None:
+    method = _method(head=head)
+    made: list[torch.Tensor] = []
+    method.score.register_forward_hook(lambda _, __, out: made.append(out.detach()))
     views = replace(method.views(_batch(), _rng()), counted=torch.tensor([True, False, True]))
     found = method.losses(views, CLOCK)
-    probability = logits[0].softmax(1)[[0, 2]]
+    logits = made[0]
+    if head == "each":  # Σ over places of the score of the piece that this order would show there
+        assert logits.shape == (3, 8, 8)
+        orders = method.orders.tolist()
+        logits = torch.tensor([[sum(row[i, j] for i, j in enumerate(order)) for order in orders] for row in logits])
+    probability = logits.softmax(1)[[0, 2]]
     torch.testing.assert_close(found.terms["order"].detach(), -probability[[0, 1], views.order[[0, 2]]].log().mean())
     right = (probability.argmax(1) == views.order[[0, 2]]).float().mean().item()
     assert found.notes["accuracy"] == pytest.approx(right)
