@@ -102,12 +102,21 @@ def test_only_patches_with_two_tiles_of_tissue_and_a_sequence_are_counted() -> N
     assert torch.equal(method.losses(other, CLOCK).total, method.losses(views, CLOCK).total)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_class() -> None:
-    method = _method(ordered=0.5)
+@pytest.mark.parametrize("head", ["each", "joint"])
+def test_the_loss_is_the_cross_entropy_of_the_class(head: str) -> None:
+    method = _method(ordered=0.5, head=head)
     views = replace(method.views(_batch(), _rng()), counted=torch.tensor([True, True, False, True]))
     features = method.encoder(views.image, views.present)
-    means = torch.cat([adaptive_avg_pool3d(feature, (3, 3, 1)).flatten(1) for feature in features], 1)
-    probability = (means @ method.classify.weight.T + method.classify.bias).softmax(1)
+    means = torch.cat([adaptive_avg_pool3d(feature, (3, 3, 1)).flatten(2) for feature in features], 1)
+    weight, bias = method.score.weight, method.score.bias
+    if head == "joint":
+        logits = means.flatten(1) @ weight.T + bias
+    else:  # Σ over places of the score of the tile that this order would show there
+        logits = torch.zeros(4, 31)
+        for k, order in enumerate(method.orders.tolist()):
+            for place, tile in enumerate(order):
+                logits[:, k] += means[:, :, place] @ weight[tile] + bias[tile]
+    probability = logits.softmax(1)
     rows = [0, 1, 3]
     expected = -probability[rows, views.order[rows]].log().mean()
     found = method.losses(views, CLOCK)

@@ -2,14 +2,15 @@
 
 Source: Carlucci et al. 2019 (domain generalization by solving jigsaw puzzles, arXiv 1903.06864), its jigsaw term.
 Deviates: pre-training alone, so there is no supervised term beside it; 3-D patches in columns, all sequences at once; a gap with jitter
-    between tiles; the head reads the mean of every tile at every depth; patches with less than two tiles of tissue are not counted.
+    between tiles; orders are scored tile by tile, from the mean of every tile at every depth; patches with less than two tiles of tissue
+    are not counted.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,6 +36,10 @@ class Settings(base.Settings):
     )
     gap: float = Field(0.125, ge=0, le=0.5, description="space between tiles, as a share of a cell's side")
     grey: float = Field(0.1, ge=0, le=1, description="probability that a tile shows the mean of its sequences in each")
+
+    head: Literal["each", "joint"] = Field(
+        "each", description="an order's score is the sum of its tiles' scores, or one linear layer's of all tiles"
+    )
 
     @field_validator("grid")
     @classmethod
@@ -63,7 +68,7 @@ class Views:
 
 @final
 class JiGen(Method[Views]):
-    """Encoder and a linear classifier of orders.
+    """Encoder and linear scores of orders.
 
     Raises:
         SettingsError: there are not as many orders of so few tiles.
@@ -77,7 +82,8 @@ class JiGen(Method[Views]):
         self.encoder = encoder
         tiles = prod(settings.grid)
         self.register_buffer("orders", distant_orders(tiles, settings.permutations + 1))
-        self.classify = nn.Linear(tiles * sum(encoder.channels), settings.permutations + 1)
+        inputs, outputs = (1, tiles) if settings.head == "each" else (tiles, settings.permutations + 1)
+        self.score = nn.Linear(inputs * sum(encoder.channels), outputs)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Cut, make some tiles grey, shuffle, put together."""
@@ -113,17 +119,25 @@ class JiGen(Method[Views]):
 
     def losses(self, views: Views, clock: Clock) -> Losses:
         """Cross-entropy of the order."""
-        features = self.encoder(views.image, views.present)
-        means = [adaptive_avg_pool3d(feature, self.settings.grid).flatten(1) for feature in features]
-        logits = self.classify(torch.cat(means, 1)).float()
+        logits = self._logits(views)
         right = (logits.detach().argmax(1) == views.order).float()
         return Losses(
             {"order": masked_mean(cross_entropy(logits, views.order, reduction="none"), views.counted)},
             notes={"accuracy": masked_mean(right, views.counted).item()},
         )
 
+    def _logits(self, views: Views) -> Float[Tensor, "b orders"]:
+        """Of each known order, in float32."""
+        features = self.encoder(views.image, views.present)
+        means = torch.cat([adaptive_avg_pool3d(feature, self.settings.grid).flatten(2) for feature in features], 1)
+        if self.settings.head == "joint":
+            joint: Tensor = self.score(means.flatten(1))
+            return joint.float()
+        scores = self.score(means.mT).float()  # (b, place, tile that it may show)
+        return scores[:, torch.arange(scores.shape[1], device=scores.device), self.orders].sum(2)
+
     def export(self) -> nn.Module:
-        """The encoder; the classifier stays behind."""
+        """The encoder; the scores stay behind."""
         return nn.ModuleDict({"encoder": self.encoder})
 
 
