@@ -133,7 +133,7 @@ class JiGen(Method[Views]):
         if self.settings.head == "joint":
             joint: Tensor = self.score(means.flatten(1))
             return joint.float()
-        scores = self.score(means.mT).float()  # (b, place, tile that it may show)
+        scores: Tensor = self.score(means.mT).float()  # (b, place, tile that it may show)
         return scores[:, torch.arange(scores.shape[1], device=scores.device), self.orders].sum(2)
 
     def export(self) -> nn.Module:
