@@ -93,6 +93,9 @@ CONDITIONS = {
 }
 
 
+del CONDITIONS["chaos"]["arms"]["threshold"]  # an abdomen has no FLAIR
+
+
 def run(name, out):
     """Do a condition; its scores as label count → draw → person → Dice, and the threshold's."""
     folder, file = out / name.replace(" ", "_"), out / f"{name.replace(' ', '_')}.yaml"
