@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from oligovox.errors import SettingsError, nearest
 
 S = TypeVar("S", bound="Settings")
+N = TypeVar("N", int, float)
 
 
 class Settings(BaseModel):
@@ -47,6 +48,17 @@ def ascending(name: str, values: tuple[float, float], least: float, most: float)
     low, high = values
     if not least <= low <= high <= most:
         raise ValueError(f"{name} = ({low}, {high}); expected {least} <= lowest <= highest <= {most}")
+
+
+def ordered(limits: tuple[N, N]) -> tuple[N, N]:
+    """The limits themselves, for `AfterValidator`.
+
+    Raises:
+        ValueError: the larger one comes first.
+    """
+    if limits[0] > limits[1]:
+        raise ValueError("expected the smaller limit first")
+    return limits
 
 
 def _explain(kind: type[Settings], error: ValidationError, where: str) -> str:

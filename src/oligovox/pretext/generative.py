@@ -28,7 +28,7 @@ from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import random_blocks
+from oligovox.sample.masks import random_blocks, spread
 
 
 class Settings(base.Settings):
@@ -123,13 +123,13 @@ class Generative(Method[Views]):
             random_blocks((b, m, x, y, z), chosen.block, ratio, rng)
             for ratio in (chosen.ratio_beside, chosen.ratio_alone)
         )
-        blocks = torch.where(_spread(kept_back.any(1, keepdim=True)), beside, alone)
+        blocks = torch.where(spread(kept_back.any(1, keepdim=True)), beside, alone)
         return Views(
-            visible=batch.image.where(_spread(shown) & ~blocks, 0.0),
+            visible=batch.image.where(spread(shown) & ~blocks, 0.0),
             shown=shown,
             image=batch.image,
             targets=kept_back & batch.foreground.flatten(1).any(1, keepdim=True),
-            hidden=blocks & _spread(shown) & batch.foreground,
+            hidden=blocks & spread(shown) & batch.foreground,
             weight=self._weight(batch),
         )
 
@@ -160,7 +160,7 @@ class Generative(Method[Views]):
         if "T1w" in batch.modalities:
             t1w = batch.modalities.index("T1w")
             tissue = (batch.image[:, t1w : t1w + 1] > low) & (batch.image[:, t1w : t1w + 1] < high)
-            bright = bright & (tissue | ~_spread(batch.present[:, t1w : t1w + 1]))
+            bright = bright & (tissue | ~spread(batch.present[:, t1w : t1w + 1]))
         return torch.where(bright, self.settings.lesion_weight * weight, weight)
 
     def losses(self, views: Views, clock: Clock) -> Losses:
@@ -182,17 +182,13 @@ class Generative(Method[Views]):
         if self.settings.ssim_weight > 0:
             terms["ssim"] = _over_targets(1.0 - _similarity(made, views), views.targets)
             weights["ssim"] = self.settings.ssim_weight
-        unseen = (_spread(views.targets) & (views.weight > 0)) | views.hidden
+        unseen = (spread(views.targets) & (views.weight > 0)) | views.hidden
         notes = slope_note(made, views.image, unseen, self.modalities, self.settings.lesion_flair)
         return Losses(terms, weights, notes)
 
     def export(self) -> nn.Module:
         """Encoder and decoder; the head stays behind."""
         return self.network
-
-
-def _spread(flags: Bool[Tensor, "b m"]) -> Bool[Tensor, "b m 1 1 1"]:
-    return flags[:, :, None, None, None]
 
 
 def _over_targets(value: Float[Tensor, "b m"], targets: Bool[Tensor, "b m"]) -> Float[Tensor, ""]:

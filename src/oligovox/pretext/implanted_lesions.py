@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeVar, final
+from typing import Annotated, final
 
 import torch
 import torch.nn.functional as F
@@ -47,14 +47,7 @@ from oligovox.sample.masks import random_blocks
 from oligovox.sample.relations import Relation, at_least, one_flipped, one_kept
 from oligovox.sample.tissue import Tissue, along_fluid, beyond, closed, grown, survey
 
-N = TypeVar("N", int, float)
 _FAINT_CAP = (0.4, 0.8)  # difference of a cap as a share of that of a lesion
-
-
-def _ordered(limits: tuple[N, N]) -> tuple[N, N]:
-    if limits[0] > limits[1]:
-        raise ValueError("expected the smaller limit first")
-    return limits
 
 
 def _named(ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -65,12 +58,12 @@ def _named(ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, 
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
-Amounts = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)]
-Lengths = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(_ordered)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(base.ordered)]
+Amounts = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(base.ordered)]
+Lengths = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(base.ordered)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], AfterValidator(base.ordered)]
 Ranges = Annotated[
-    dict[str, Annotated[tuple[float, float], AfterValidator(_ordered)]], AfterValidator(_named)
+    dict[str, Annotated[tuple[float, float], AfterValidator(base.ordered)]], AfterValidator(_named)
 ]  # sequence → lowest and highest difference from the tissue around, in standard deviations of the foreground
 
 
@@ -115,7 +108,7 @@ class Settings(base.Settings):
         {"T1w": (-2.5, -0.8), "T1wGd": (-2.5, -0.8), "T2w": (1.0, 4.0), "FLAIR": (-1.5, 1.5)},
         description="differences in its innermost layer: necrotic",
     )
-    unlisted: Annotated[tuple[float, float], AfterValidator(_ordered)] = Field(
+    unlisted: Annotated[tuple[float, float], AfterValidator(base.ordered)] = Field(
         (-1.5, 1.5), description="range of a sequence without one"
     )
     coherence: Share = Field(0.7, description="how far one severity rules all sequences of a lesion")

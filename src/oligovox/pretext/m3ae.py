@@ -27,7 +27,7 @@ from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.networks.substitute import Substitute
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import block_voxels
+from oligovox.sample.masks import block_voxels, spread
 
 
 class Settings(base.Settings):
@@ -90,7 +90,7 @@ class M3AE(Method[Views]):
         present = batch.present
         shown = present & ~self._drop(present, rng)
         hidden = ~self._visible(present, shown, batch.image.shape[2:], rng)
-        known = batch.foreground & _spread(present)
+        known = batch.foreground & spread(present)
         return Views(
             image=batch.image,
             shown=shown,
@@ -119,7 +119,7 @@ class M3AE(Method[Views]):
 
     def visible(self, views: Views) -> Float[Tensor, "b m x y z"]:
         """The image with the substitute, or zeros, where it is hidden."""
-        stands_in = self.substitute(views.image.shape[2:]) * _spread(views.filled)
+        stands_in = self.substitute(views.image.shape[2:]) * spread(views.filled)
         return torch.where(views.hidden, stands_in, views.image)
 
     def losses(self, views: Views, clock: Clock) -> Losses:
@@ -134,10 +134,6 @@ class M3AE(Method[Views]):
     def export(self) -> nn.Module:
         """Encoder and decoder; the head and the substitute stay behind."""
         return self.network
-
-
-def _spread(flags: Bool[Tensor, "b m"]) -> Bool[Tensor, "b m 1 1 1"]:
-    return flags[:, :, None, None, None]
 
 
 METHOD = M3AE

@@ -31,6 +31,7 @@ from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.sample.batch import Batch
+from oligovox.sample.masks import spread
 
 _PLANES = ((2, 3), (1, 3), (1, 2))
 """Axes of (m, x, y, z) that a quarter turn about x, y, z exchanges."""
@@ -112,13 +113,13 @@ class SwinThreeTask(Method[Views]):
             torch.stack([turned(values[i % len(batch)], number) for i, number in enumerate(turn.tolist())])
             for values in (batch.image, batch.foreground)
         )
-        acquired = _spread(present)
+        acquired = spread(present)
         noise = torch.randn(target.shape, generator=rng, device=rng.device, dtype=target.dtype)
         shown = target.where(~(self._cuboids(target, chosen.cut, rng) & acquired), noise)
         own = torch.arange(len(batch), device=rng.device)
         partner = torch.randint(len(batch), (2, len(batch)), generator=rng, device=rng.device)  # itself: no exchange
         other = (partner + torch.tensor([[0], [len(batch)]], device=rng.device)).flatten()
-        differs = _spread(present & present[other] & (partner != own).flatten()[:, None])
+        differs = spread(present & present[other] & (partner != own).flatten()[:, None])
         shown = shown.where(~(self._cuboids(target, chosen.exchanged, rng) & differs), target[other])
         inside = torch.ones_like(foreground) if chosen.whole_volume else foreground
         return Views(shown, present, target, acquired & inside, turn, foreground.flatten(1).any(1))
@@ -214,10 +215,6 @@ def _between(
     place: Float[Tensor, " s"], start: Float[Tensor, "v n"], length: Float[Tensor, "v n"]
 ) -> Bool[Tensor, "v n s"]:
     return (place >= start[..., None]) & (place < (start + length)[..., None])
-
-
-def _spread(flags: Bool[Tensor, "v m"]) -> Bool[Tensor, "v m 1 1 1"]:
-    return flags[:, :, None, None, None]
 
 
 METHOD = SwinThreeTask

@@ -32,7 +32,7 @@ from oligovox.networks.teacher import Teacher, cosine_momentum
 from oligovox.sample.batch import Batch
 from oligovox.sample.crops import crop_sides, cut, overlapping_starts
 from oligovox.sample.disturb import disturb
-from oligovox.sample.masks import drop_sequences, thrown_blocks
+from oligovox.sample.masks import drop_sequences, spread, thrown_blocks
 
 
 class Settings(base.Settings):
@@ -166,7 +166,7 @@ class VoxMMSD(Method[Views]):
         whole = torch.cat([batch.image, batch.foreground.to(batch.image.dtype)], dim=1)
         crops = torch.cat([cut(whole, start, crop) for start in starts])
         image, acquired = crops[:, :m], batch.present.repeat(2, 1)
-        inside = _spread(acquired) & (crops[:, m:] > 0)
+        inside = spread(acquired) & (crops[:, m:] > 0)
         hidden = self._hide(acquired, crop, rng)
         seen = inside & ~hidden
         voxels, paired = self._pair(seen, starts[0] - starts[1], rng)
@@ -178,10 +178,10 @@ class VoxMMSD(Method[Views]):
         if chosen.input_scale == "z_score":
             visible = (low + visible * (high - low)).where(seen, 0.0)
         return Views(
-            visible=visible.where(_spread(acquired), 0.0),
+            visible=visible.where(spread(acquired), 0.0),
             shown=acquired & ~hidden.flatten(2).all(2),
             target=target,
-            counted=inside if chosen.restore_over == "foreground" else _spread(acquired).expand_as(inside),
+            counted=inside if chosen.restore_over == "foreground" else spread(acquired).expand_as(inside),
             starts=torch.cat(starts),
             voxels=voxels,
             paired=paired,
@@ -192,7 +192,7 @@ class VoxMMSD(Method[Views]):
     ) -> Bool[Tensor, "v m x y z"]:
         chosen = self.settings
         if chosen.masking == "modality":
-            return _spread(~drop_sequences(acquired, chosen.ratio, rng)).expand(*acquired.shape, *crop)
+            return spread(~drop_sequences(acquired, chosen.ratio, rng)).expand(*acquired.shape, *crop)
         shape, shared = (*acquired.shape, *crop), chosen.masking == "shared"
         return thrown_blocks(shape, chosen.blocks, chosen.ratio, rng, shared=shared, even=chosen.even_blocks)
 
@@ -253,10 +253,6 @@ class VoxMMSD(Method[Views]):
     def export(self) -> nn.Module:
         """The student's encoder and decoder; both heads stay behind."""
         return self.student.network
-
-
-def _spread(flags: Bool[Tensor, "v m"]) -> Bool[Tensor, "v m 1 1 1"]:
-    return flags[:, :, None, None, None]
 
 
 def _layer(size: int) -> tuple[nn.Module, ...]:

@@ -23,16 +23,10 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from oligovox.sample.batch import Batch
-from oligovox.settings import Settings
+from oligovox.settings import Settings, ordered
 
 _LATTICE = 7  # control points per axis of the displacement: four spline spans across the patch
 _BIAS_LATTICE = 5  # control points per axis of the bias field: two spans across the patch
-
-
-def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
-    if limits[0] > limits[1]:
-        raise ValueError("expected the smaller limit first")
-    return limits
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -50,26 +44,26 @@ class Augmentation(Settings):
     rotate: Probability = 0.2  # probability
     rotate_degrees: float = Field(default=30.0, ge=0, le=180)  # largest angle about each axis
     scale: Probability = 0.2  # probability
-    scale_factor: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.7, 1.4)  # above 1 enlarges
+    scale_factor: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (0.7, 1.4)  # above 1 enlarges
     elastic: Probability = 0.2  # probability
     elastic_strength: float = Field(default=0.25, ge=0, le=0.5)  # largest displacement / distance of control points
 
     gamma: Probability = 0.3  # probability
-    gamma_exponent: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.7, 1.5)  # smallest, largest
+    gamma_exponent: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (0.7, 1.5)  # smallest, largest
     contrast: Probability = 0.15  # probability
-    contrast_factor: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.75, 1.25)  # smallest, largest
+    contrast_factor: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (0.75, 1.25)  # smallest, largest
     brightness: Probability = 0.15  # probability
-    brightness_shift: Annotated[tuple[float, float], AfterValidator(_ordered)] = (-0.25, 0.25)  # foreground sd
+    brightness_shift: Annotated[tuple[float, float], AfterValidator(ordered)] = (-0.25, 0.25)  # foreground sd
     bias: Probability = 0.2  # probability
     bias_log: float = Field(default=0.4, ge=0)  # largest |ln field| at a control point
     blur: Probability = 0.1  # probability
-    blur_mm: Annotated[tuple[NotNegative, NotNegative], AfterValidator(_ordered)] = (0.5, 1.0)  # Gaussian sd, mm
+    blur_mm: Annotated[tuple[NotNegative, NotNegative], AfterValidator(ordered)] = (0.5, 1.0)  # Gaussian sd, mm
     low_resolution: Probability = 0.125  # probability
     low_resolution_factor: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ordered)
+        tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(ordered)
     ] = (0.5, 1.0)  # voxels kept along each axis
     noise: Probability = 0.1  # probability
-    noise_sd: Annotated[tuple[NotNegative, NotNegative], AfterValidator(_ordered)] = (0.0, 0.3)  # foreground sd
+    noise_sd: Annotated[tuple[NotNegative, NotNegative], AfterValidator(ordered)] = (0.0, 0.3)  # foreground sd
 
     @classmethod
     def only(cls, **chosen: Any) -> Augmentation:

@@ -133,3 +133,8 @@ def thrown_blocks(
         nearest = (voxel * (blocks - 1) / max(1, side - 1) + 0.5).long()
         hidden = hidden.index_select(axis, voxel * blocks // side if even else nearest)
     return hidden.expand(shape)
+
+
+def spread(flags: Bool[Tensor, "b m"]) -> Bool[Tensor, "b m 1 1 1"]:
+    """A flag for each sequence, in the shape that holds for each voxel."""
+    return flags[:, :, None, None, None]
