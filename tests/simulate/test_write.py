@@ -197,6 +197,9 @@ def test_tables_and_maps_on_disk_agree(rims):
     np.testing.assert_allclose([float(row["volume_mm3"]) for row in rows], volumes, rtol=1e-3)
     np.testing.assert_array_equal(instances > 0, lesion > 0)
     assert {"rim", "coverage", "strength_ppb", "mimic"} <= set(rows[0])
+    rimmed = [int(row["id"]) for row in rows if row["rim"] == "1"]
+    np.testing.assert_array_equal(load("desc-rims_dseg"), np.where(np.isin(instances, rimmed), 2, lesion))
+    assert read_bids(rims, mask="rims").labels == {"lesion": 1, "rim": 2}
     sparse = load("desc-sparse_dseg")
     looked = (sparse != 255).any((0, 1))
     np.testing.assert_array_equal(sparse[..., looked], lesion[..., looked])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +26,9 @@ from oligovox.simulate.recipe import AbdomenRecipe, BrainRecipe, Recipe
 _BRAIN_MARGIN = 8.0  # mm of air around a stripped brain
 _HEAD_MARGIN = (25.0, 25.0, 30.0, 40.0, 75.0, 25.0)  # mm: left, right, back, front, below, above
 _NOBODY_LOOKED = 255
+RIM_CLASSES = {"lesion": 1, "rim": 2}
+"""Of the label map `rims`: lesions without and with a paramagnetic rim."""
+
 _ADULT = 40.0  # years; nothing in an abdomen depends on it
 
 Rng: TypeAlias = Callable[[str], np.random.Generator]
@@ -44,7 +47,8 @@ class Truth:
         instances: (x, y, z) number of the lesion (26-connected), 0 = none.
         rows: one a lesion, `id` is its number; units are in the keys.
         told: keys of a subject's facts that give the labels away.
-        others: further label maps by name: rater1 …, consensus, sparse (255: nobody looked), change (1 new, 2 larger, 3 smaller).
+        others: further label maps by name: rater1 …, consensus, sparse (255: nobody looked), change (1 new, 2 larger, 3 smaller), rims
+            (1 lesion without, 2 lesion with a paramagnetic rim).
     """
 
     labels: NDArray[np.uint8]
@@ -151,11 +155,13 @@ def _lesion_truth(
     if rims:
         rows = [{**row, **rims.grades.get(row["id"], {})} for row in rows]
     others: dict[str, NDArray[np.uint8]] = {}
+    if rims:
+        others["rims"] = _with_rims(mask, lesions.instances, rows)
     if recipe.raters:
         masks = draw_raters(
             rng("raters"), lesions.fraction, lesions.instances, recipe.spacing, recipe.raters, doubt=doubt
         )
-        others = {f"rater{k}": drawn.astype(np.uint8) for k, drawn in enumerate(masks, start=1)}
+        others |= {f"rater{k}": drawn.astype(np.uint8) for k, drawn in enumerate(masks, start=1)}
         others["consensus"] = consensus(masks).astype(np.uint8)
     if before is not None:
         others["change"] = _change(before, mask, lesions.instances)
@@ -200,6 +206,15 @@ def _sparse(
         return {}
     known = sparsify(labels, rng("sparse"), sparse, spacing)
     return {"sparse": np.where(known < 0, _NOBODY_LOOKED, known).astype(np.uint8)}
+
+
+def _with_rims(
+    mask: NDArray[np.bool_], instances: NDArray[np.int32], rows: Sequence[Mapping[str, Any]]
+) -> NDArray[np.uint8]:
+    """The class of each lesion, all of it; those too small to be graded have no rim."""
+    rimmed = [row["id"] for row in rows if row.get("rim")]
+    classes = np.where(np.isin(instances, rimmed), RIM_CLASSES["rim"], RIM_CLASSES["lesion"])
+    return np.asarray(classes * mask, dtype=np.uint8)
 
 
 def _change(before: NDArray[np.bool_], after: NDArray[np.bool_], instances: NDArray[np.int32]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
 from oligovox.files import atomic_file, check_writable, hash_file, hash_json, read_json, sweep, write_json, write_tsv
 from oligovox.processes import end_with_parent
+from oligovox.simulate.body import RIM_CLASSES
 from oligovox.simulate.recipe import BrainRecipe, Recipe
 from oligovox.simulate.subject import SimulatedSubject, simulate_subject, subject_seed
 
-_FORMAT = 2  # raise it when the same recipe and seed give other images
+_FORMAT = 3  # raise it when the same recipe and seed give other files
 _BIDS = "1.10.0"
 _PIPELINE = "oligovox-simulate"
 _COMPRESSION = 4
@@ -44,7 +45,7 @@ _SUFFIXES = {
 }
 _DERIVED = {"QSM": "Chimap"}  # BIDS calls a susceptibility map a derivative
 _INSIDE = {"brain": "brain", "abdomen": "body"}  # name of the mask of what was scanned
-_SEVERAL = ("sparse", "change")  # these have more values than 0 and 1
+_SEVERAL = ("sparse", "change", "rims")  # these have more values than 0 and 1
 _UNITS = {
     "age": {"Description": "age", "Units": "year"},
     "site": {"Description": "scanner; all scans of one site share their settings"},
@@ -167,7 +168,10 @@ def simulate_cohort(
     columns = [name for name in _UNITS if any(name in row for row in rows)]
     write_tsv(out / "participants.tsv", rows, ("participant_id", *columns))
     write_json(out / "participants.json", {name: _UNITS[name] for name in columns})
-    _write_lookup(out, read_json(_Job(out, recipe, seed, 1, 1, labelled > 0).note)["facts"])
+    facts = read_json(_Job(out, recipe, seed, 1, 1, labelled > 0).note)["facts"]
+    _write_lookup(out, facts["labels"], facts["classes"])
+    if isinstance(recipe, BrainRecipe) and recipe.rims:
+        _write_lookup(out, "rims", RIM_CLASSES)
     return out
 
 
@@ -385,11 +389,11 @@ def _describe(out: Path, recipe: Recipe, seed: int) -> None:
     )
 
 
-def _write_lookup(out: Path, facts: dict[str, Any]) -> None:
+def _write_lookup(out: Path, labels: str, classes: Mapping[str, int]) -> None:
     """BIDS' table of the values in a label map of several classes."""
-    if len(facts["classes"]) > 1:
-        rows = [{"index": value, "name": name} for name, value in facts["classes"].items()]
-        write_tsv(out / "derivatives" / _PIPELINE / f"desc-{facts['labels']}_dseg.tsv", rows, ("index", "name"))
+    if len(classes) > 1:
+        rows = [{"index": value, "name": name} for name, value in classes.items()]
+        write_tsv(out / "derivatives" / _PIPELINE / f"desc-{labels}_dseg.tsv", rows, ("index", "name"))
 
 
 def _is_ours(description: Path) -> bool:
