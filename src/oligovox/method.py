@@ -7,7 +7,7 @@ built as `METHOD(encoder, settings)`, and the line `METHOD = TheClass`; it reads
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -96,6 +96,15 @@ class Method(nn.Module, ABC, Generic[V]):
     @abstractmethod
     def losses(self, views: V, clock: Clock) -> Losses:
         """Forward and loss. Changes nothing on self, so that the same call serves validation and accumulation."""
+
+    def begin(self, load: Callable[[nn.Module], None]) -> None:
+        """Take over a start, once, before the first step. Default: what is exported is loaded.
+
+        Args:
+            load: writes pre-trained weights into a module that has `encoder` and maybe `decoder`. Strategies of several networks
+                call it for each, and let their teachers follow.
+        """
+        load(self.export())
 
     def after_step(self, losses: Losses, clock: Clock) -> None:  # optional on purpose
         """Once after each optimiser step (with the last micro-batch's losses): EMA, queue, centre. Default: nothing."""

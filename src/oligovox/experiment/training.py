@@ -20,7 +20,7 @@ from oligovox.experiment.recipe import NetworkChoice, Stage
 from oligovox.files import sweep
 from oligovox.method import Method
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.transfer import transfer
+from oligovox.networks.transfer import TransferReport, transfer
 from oligovox.prepare.store import Plan, Store
 from oligovox.sample.augment import augment
 from oligovox.sample.patches import PatchSource, Stream
@@ -237,11 +237,17 @@ def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
     assert job.start is not None
     folder = model_folder(job.start)
     weights, description = load_model(folder)
+    reports: list[TransferReport] = []
+
+    def load(module: nn.Module) -> None:
+        reports.append(transfer(weights, description.modalities, module, parts=job.parts, norm_reset=job.norm_reset))
+
     try:
-        report = transfer(weights, description.modalities, method.export(), parts=job.parts, norm_reset=job.norm_reset)
+        method.begin(load)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    say(f"start from {folder}: {report.summary()}")
-    for line in report.table() if job.tensors else ():
-        say(f"  {line}")
+    for report in reports:
+        say(f"start from {folder}: {report.summary()}")
+        for line in report.table() if job.tensors else ():
+            say(f"  {line}")
     return description

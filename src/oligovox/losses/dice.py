@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from oligovox.losses.masked import masked_mean
+from oligovox.losses.masked import masked_mean, mean_over_samples
 
 SMOOTH = 1.0
 """Voxels added to both sides of the Dice ratio."""
@@ -52,7 +52,7 @@ def cross_entropy(
         counted: False where nobody looked.
     """
     error = F.cross_entropy(logits.float(), label.where(counted, 0), reduction="none")
-    return _mean_over_samples(error, counted)
+    return mean_over_samples(error, counted)
 
 
 def binary_cross_entropy(
@@ -60,8 +60,4 @@ def binary_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Sigmoid cross-entropy in nats: mean over channels and a sample's counted voxels, then over the samples that have any."""
     error = F.binary_cross_entropy_with_logits(logits.float(), target.float(), reduction="none")
-    return _mean_over_samples(error.mean(1), counted)
-
-
-def _mean_over_samples(error: Float[Tensor, "b x y z"], counted: Bool[Tensor, "b x y z"]) -> Float[Tensor, ""]:
-    return masked_mean(masked_mean(error, counted, dim=(1, 2, 3)), counted.flatten(1).any(1))
+    return mean_over_samples(error.mean(1), counted)

@@ -23,3 +23,8 @@ def masked_mean(
     total = share.sum(axes)
     summed = (share * value.float().where(share > 0, 0.0)).sum(axes)
     return summed / total.where(total > 0, 1.0)
+
+
+def mean_over_samples(value: Float[Tensor, "b x y z"], counted: Bool[Tensor, "b x y z"]) -> Float[Tensor, ""]:
+    """Mean over a sample's counted voxels, then over the samples that have any; 0, with a gradient of 0, where there is none."""
+    return masked_mean(masked_mean(value, counted, dim=(1, 2, 3)), counted.flatten(1).any(1))

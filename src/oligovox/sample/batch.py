@@ -62,6 +62,12 @@ class Batch:
     def __len__(self) -> int:
         return self.image.shape[0]
 
+    @property
+    def unlooked(self) -> Bool[Tensor, "b x y z"]:
+        """Voxels of the foreground where nobody looked: label -1, or no label at all."""
+        inside = self.foreground[:, 0]
+        return inside if self.label is None else inside & (self.label < 0)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device` (asynchronous from pinned memory)."""
         moved = {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}

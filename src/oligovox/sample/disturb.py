@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from oligovox.sample.batch import Batch
+
 
 def disturb(image: Float[Tensor, "v m x y z"], rng: torch.Generator) -> Float[Tensor, "v m x y z"]:
     """A disturbed copy, no longer within [0, 1].
@@ -52,3 +54,17 @@ def _blur(image: Float[Tensor, "k x y z"], sd: Float[Tensor, " k"]) -> Float[Ten
         moved = image.movedim(axis, 1)
         image = (kernel @ moved.flatten(2)).view_as(moved).movedim(1, axis)
     return image
+
+
+def small_noise(batch: Batch, sd: float, rng: torch.Generator) -> Float[Tensor, "b m x y z"]:
+    """The image with normal noise, cut at ± 2 sd, on the foreground of acquired sequences.
+
+    Args:
+        batch: not changed.
+        sd: in standard deviations of the foreground; 0 draws nothing.
+        rng: on the batch's device.
+    """
+    if sd == 0:
+        return batch.image
+    noise = torch.randn(batch.image.shape, generator=rng, device=rng.device).mul_(sd).clamp_(-2 * sd, 2 * sd)
+    return batch.image + noise * (batch.foreground & batch.present[:, :, None, None, None])

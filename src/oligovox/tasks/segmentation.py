@@ -7,7 +7,7 @@ Deviates: voxels nobody looked at (-1) are left out one by one; losses are means
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -105,28 +105,46 @@ class Segmentation(Method[Views]):
 
     def losses(self, views: Views, clock: Clock) -> Losses:
         """Dice and cross-entropy, each the weighted mean over resolutions; 0 where no voxel is labelled."""
-        features = self.network.decoder(self.network.encoder(views.image, views.present))
+        return Losses(self.supervised(self.scales(views.image, views.present), views.label))
+
+    def scales(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:
+        """Logits (b, k, x / stride, …) at every supervised resolution, full first. Strategies of `semi/` look at them as well."""
+        features = self.network.decoder(self.network.encoder(image, present))
         heads = [self.network.head, *self.coarser]
-        weights = [0.5**level for level in range(len(heads))]
+        return tuple(head(feature) for head, feature in zip(heads, features, strict=False))
+
+    def supervised(self, scales: Sequence[Tensor], label: Int[Tensor, "b x y z"]) -> dict[str, Tensor]:
+        """The two terms of `losses`, from logits; voxels of label -1 change neither.
+
+        Args:
+            scales: what `scales` gave.
+            label: at full resolution; -1 where nobody looked.
+        """
+        weights = [0.5**level for level in range(len(scales))]
         parts = [
-            weight * self._compare(head(feature), _every(views.label, stride))
-            for weight, head, feature, stride in zip(weights, heads, features, self.strides, strict=False)
+            weight * self._compare(logits, _every(label, stride))
+            for weight, logits, stride in zip(weights, scales, self.strides, strict=True)
         ]
         dice, entropy = torch.stack(parts).sum(0) / sum(weights)
-        return Losses({"dice": dice, "cross_entropy": entropy})
+        return {"dice": dice, "cross_entropy": entropy}
+
+    def probability(self, logits: Float[Tensor, "b k x y z"]) -> Float[Tensor, "b k x y z"]:
+        """In float32: of classes, background first, which sum to 1; or of each region by itself."""
+        logits = logits.float()
+        return logits.sigmoid() if self.settings.mode == "regions" else logits.softmax(1)
 
     def _compare(self, logits: Float[Tensor, "b c x y z"], label: Int[Tensor, "b x y z"]) -> Tensor:
         """Dice loss and cross-entropy at one resolution, stacked."""
         counted = label >= 0
         groups = self.settings.labels.values()
         target = torch.stack([torch.isin(label, torch.tensor(g, device=label.device)) for g in groups], dim=1)
-        logits = logits.float()
+        probability = self.probability(logits)
         if self.settings.mode == "regions":
-            pair = dice_loss(logits.sigmoid(), target, counted), binary_cross_entropy(logits, target, counted)
+            pair = dice_loss(probability, target, counted), binary_cross_entropy(logits, target, counted)
         else:
             channel = target.long().argmax(1) + 1
             channel = channel.where(target.any(1), 0)
-            pair = dice_loss(logits.softmax(1)[:, 1:], target, counted), cross_entropy(logits, channel, counted)
+            pair = dice_loss(probability[:, 1:], target, counted), cross_entropy(logits, channel, counted)
         return torch.stack(pair)
 
     def export(self) -> nn.Module:
