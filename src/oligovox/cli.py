@@ -240,13 +240,17 @@ def budget(
         int, typer.Option(help="Processes; each has a GPU of its own, where there are enough.", min=1)
     ] = 1,
     job: Annotated[str, typer.Option(help="K/N: only the K-th of N shares of the runs, for job arrays.")] = "1/1",
+    reuse: Annotated[
+        Path | None, typer.Option(help="Folder or records.jsonl of another study: take over what both have in common.")
+    ] = None,
     change: Set = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Label-budget study: arms × label counts × draws × seeds, with intervals over draws and people; written down before it runs."""
     from oligovox import experiment
 
-    _say(experiment.budget(study, out, workers=workers, job=job, changes=tuple(change), show=_bar), json)
+    result = experiment.budget(study, out, workers=workers, job=job, changes=tuple(change), reuse=reuse, show=_bar)
+    _say(result, json)
 
 
 @app.command()

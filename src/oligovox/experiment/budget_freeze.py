@@ -21,12 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from oligovox.engine.checkpoint import difference
 from oligovox.errors import SettingsError
 from oligovox.experiment.budget_claims import awaited
-from oligovox.experiment.budget_plan import Study, parse_study, write_study
+from oligovox.experiment.budget_plan import Study, parse_study, plain, write_study
 from oligovox.files import atomic_file, hash_file
 
 _HEAD = "# Frozen "
@@ -87,7 +85,7 @@ def check_freeze(study: Study, out: Path) -> tuple[Frozen, ...]:
         if out.exists() and any(path.name != "claims" for path in out.iterdir()):
             raise SettingsError(f"{out}: is not empty and not a study of oligovox; choose another --out")
         return ()
-    if problem := _refusal(_plain(versions[-1].study), _plain(study)):
+    if problem := _refusal(plain(versions[-1].study), plain(study)):
         raise SettingsError(
             f"{out}: the study was frozen on {versions[0].date[:10]}; {problem}. Only arms, counts, draws and seeds may be "
             "added; for anything else choose another --out"
@@ -113,12 +111,6 @@ def frozen_versions(out: Path) -> tuple[Frozen, ...]:
 
 def _head() -> str:
     return f"{_HEAD}{datetime.now(UTC).isoformat(timespec='seconds')} by oligovox {version('oligovox')}, before its first run\n"
-
-
-def _plain(study: Study) -> dict[str, Any]:
-    """Keys and values, with the draws of each count, for a comparison."""
-    content: dict[str, Any] = yaml.safe_load(write_study(study))
-    return content | {"draws": {count: study.draws_of(count) for count in study.counts}}
 
 
 def _refusal(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:

@@ -94,10 +94,17 @@ class Job:
         return "_".join(self.folder.parts)
 
 
-def jobs_of(study: Study, runs: Iterable[Run]) -> list[Job]:
-    """The runs, with all they need before them: trials of scratch arms first, then pre-trainings, then the other trials."""
+def jobs_of(study: Study, runs: Iterable[Run], out: Path | None = None) -> list[Job]:
+    """The runs, with all they need before them: trials of scratch arms first, then pre-trainings, then the other trials.
+
+    Args:
+        study: what is asked.
+        runs: those that must be done at the end.
+        out: folder of the study; runs that are finished in it need nothing any more.
+    """
     wanted = [Job("run", run.arm, run.seed, run=run) for run in runs]
-    needed = dict.fromkeys(before for job in wanted for before in _all_needs(study, job))
+    open_ = [job for job in wanted if out is None or not (out / job.result).is_file()]
+    needed = dict.fromkeys(before for job in open_ for before in _all_needs(study, job))
     arms = list(study.arms)
     return [
         *sorted(needed, key=lambda job: (bool(study.arms[job.arm].pretext), job.kind, arms.index(job.arm))),
@@ -139,7 +146,7 @@ def work(study: Study, ground: Ground, out: Path, runs: Iterable[Run], note: Cal
     Raises:
         OligovoxError: a piece of work failed here; what is finished stays.
     """
-    jobs = jobs_of(study, runs)
+    jobs = jobs_of(study, runs, out)
     todo = jobs
     while todo := [job for job in todo if not (out / job.result).is_file()]:
         ready = [job for job in todo if all((out / before.result).is_file() for before in needs(study, job))]

@@ -286,6 +286,12 @@ def write_study(study: Study) -> str:
     return yaml.safe_dump(study.model_dump(mode="json", exclude=silent), sort_keys=False, allow_unicode=True)
 
 
+def plain(study: Study) -> dict[str, Any]:
+    """Keys and values as they are written, with the draws of each count, for a comparison of two studies."""
+    content: dict[str, Any] = yaml.safe_load(write_study(study))
+    return content | {"draws": {count: study.draws_of(count) for count in study.counts}}
+
+
 def _merged(kind: type[T], common: T, own: Mapping[str, Any], where: str) -> T:
     """The common section with what an arm changes, key by key."""
     return parse(kind, overlaid(common.model_dump(), own), where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from oligovox.experiment.budget_freeze import Frozen
 from oligovox.experiment.budget_ground import Ground
 from oligovox.experiment.budget_jobs import Job
 from oligovox.experiment.budget_plan import Run, Study
+from oligovox.experiment.budget_records import TAKEN
 from oligovox.experiment.budget_tables import Done, Tables, cells_of, comparisons, differences_of, kind_of
 from oligovox.files import read_json, write_tsv
 from oligovox.metrics.paired import labels_needed
@@ -191,6 +193,9 @@ def _cautions(study: Study, done: Done, ground: Ground, arms: Sequence[ArmFacts]
             found.append(f"{arm.name} has other pre-training steps than any compute-matched scratch has extra steps.")
     if "classical" not in kinds:
         found.append("No classical arm: a threshold may do as well.")
+    for source, number in sorted(Counter(result[TAKEN] for result in done.values() if TAKEN in result).items()):
+        found.append(f"{number} of {len(done)} runs were not computed in this study but taken over from study {source}; their results, and the time "
+                     "and memory they took, were known before this one was frozen.")  # fmt: skip
     if len(versions := sorted({result["version"] for result in done.values()})) > 1:
         found.append(f"Runs were made by different versions of oligovox: {', '.join(versions)}.")
     return tuple(found)

@@ -7,6 +7,7 @@
       claims/                        who works on what at this moment; see `budget_claims`
       pretrain/, trials/, runs/      see `budget_jobs`
       chosen.json                    learning rate of each arm, with all trials
+      records.jsonl                  all results, to be taken over by other studies; see `budget_records`
       budget.tsv                     one row a run, person and metric
       budget.json, budget.html       means, differences, costs; the page
       curves.png, curves.svg         the figure of it
@@ -36,6 +37,7 @@ from oligovox.experiment.budget_freeze import check_freeze, freeze, frozen_versi
 from oligovox.experiment.budget_ground import build_ground, check_study, open_ground
 from oligovox.experiment.budget_jobs import jobs_of, work, write_choices
 from oligovox.experiment.budget_plan import Run, Study, read_study
+from oligovox.experiment.budget_records import check_records, link_ground, read_records, take_over, write_records
 from oligovox.experiment.budget_result import collect_budget, finished_runs, write_table
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.files import check_writable
@@ -52,6 +54,7 @@ def budget(
     workers: int = 1,
     job: str = "1/1",
     changes: Sequence[str] = (),
+    reuse: Path | str | None = None,
     show: Show = quiet,
 ) -> dict[str, Any]:
     """Do a label-budget study; start it again with the same folder to go on. Several processes and machines may work on one folder.
@@ -62,6 +65,7 @@ def budget(
         workers: processes; worker k computes on GPU k, where there are GPUs.
         job: "K/N": do only the K-th of N shares of the runs, and what they need; for job arrays. The last to finish writes the page.
         changes: settings changed, as "finetune.training.steps=50".
+        reuse: folder or records.jsonl of another study on the same ground: work that both have in common is taken over.
         show: progress.
 
     Returns:
@@ -76,9 +80,17 @@ def budget(
     check_freeze(asked, out)
     check_writable(out)
     check_study(asked)
+    records = read_records(Path(reuse)) if reuse else None
+    if records:
+        check_records(records, asked)
     frozen, _ = freeze(asked, out)
     say(f"study {frozen.sha256[:12]}, frozen {frozen.date}: {len(asked.runs)} runs")
+    if records:
+        link_ground(records, out)
     build_ground(asked, out, workers=workers, show=show)
+    if records:
+        taken = take_over(records, asked, open_ground(asked, out), out)
+        say(f"{taken} finished pieces of work taken over from study {records.sha256[:12]}")
     runs = asked.runs[share]
     if workers > 1:
         _in_processes(out, job, workers, runs, asked, show)
@@ -104,6 +116,7 @@ def write_result(out: Path) -> dict[str, Any]:
         done, ground = finished_runs(study, out), open_ground(study, out)
         write_choices(study, out)
         write_table(done, frozen, out / "budget.tsv")
+        write_records(frozen, study, out)
         page = write_budget(collect_budget(frozen, added, done, ground, out, command=_command()), out)
     paths = {"page": page, "table": out / "budget.tsv", "report": out / "budget.json"}
     return {name: str(path.resolve()) for name, path in paths.items()} | {
@@ -135,7 +148,7 @@ def _in_processes(out: Path, job: str, workers: int, runs: Sequence[Run], study:
     for process in processes:
         process.start()
     try:
-        failed = _watch(processes, [out / piece.result for piece in jobs_of(study, runs)], show)
+        failed = _watch(processes, [out / piece.result for piece in jobs_of(study, runs, out)], show)
     finally:
         for process in processes:
             process.terminate()  # nothing, where it has ended
