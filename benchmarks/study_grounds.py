@@ -28,7 +28,7 @@ THREE = ["T1w", "T2w", "FLAIR"]
 
 
 def people(subjects, seed, preset="ms-3t", *, mask="lesion", **recipe):
-    """A simulated cohort."""
+    """A simulated cohort, at 2 mm where it is not said."""
     simulated = {"subjects": subjects, "seed": seed, "preset": preset, "recipe": {"spacing": 2.0, **recipe}}
     return {"simulate": simulated, "mask": mask, "labels": {"lesion": 1} if mask == "rater1" else None}
 
@@ -56,6 +56,7 @@ ONE = {"acquisition": {"sites": 1}}
 EASY = {**ONE, "confounders": QUIET}
 MANY = {"fields": [3.0, 1.5], "acquisition": {"sites": 12, "timing": 0.15, "bias": [0.03, 0.3]}}
 FAINT = {"lesions": {"load_ml": [0.3, 8.0], "severity": [0.05, 0.35]}}
+RIMMED = {"rims": {"people": 1.0, "share": [0.15, 0.5]}, "lesions": {"load_ml": [3.0, 40.0]}, "spacing": 1.5}
 UNEVEN = {"raters": {"raters": 1, "bias_mm": [-0.8, 1.2], "half_seen_mm3": [10.0, 60.0], "false_lesions": 6.0}}
 
 CONDITIONS = {
@@ -91,14 +92,19 @@ CONDITIONS = {
         prepare={"modalities": ["T1in", "T1out", "T2spir"], "spacing": [3, 3, 3]},
     ),
 }
-
-
 del CONDITIONS["chaos"]["arms"]["threshold"]  # an abdomen has no FLAIR
+CONDITIONS["chaos, no flips"] = overlaid(CONDITIONS["chaos"], {"finetune": {"augmentation": {"flip": 0.0}}})
+CONDITIONS["rims"] = study(
+    people(10, 950, "rim", mask="rims", **RIMMED),
+    people(13, 951, "rim", mask="rims", **RIMMED),
+    prepare={"modalities": ["QSM", "FLAIR", "T1w"], "spacing": [1.5, 1.5, 1.5]},
+    finetune={"settings": {"labels": {"lesion": 1, "rim": 2}}},
+)
 
 
 def run(name, out):
     """Do a condition; its scores as label count → draw → person → Dice, and the threshold's."""
-    folder, file = out / name.replace(" ", "_"), out / f"{name.replace(' ', '_')}.yaml"
+    folder, file = out / name.replace(" ", "_").replace(",", ""), out / f"{name.replace(' ', '_')}.yaml"
     file.write_text(yaml.safe_dump(CONDITIONS[name], sort_keys=False))
     begun = time.time()
     budget(file, folder, workers=2)
