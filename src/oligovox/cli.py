@@ -149,6 +149,10 @@ def finetune(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Size of a resenc: tiny (default), S, M, L.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    semi: Annotated[
+        str | None,
+        typer.Option(help="A semi-supervised strategy, such as mean_teacher: exams without a label teach as well."),
+    ] = None,
     tensors: Annotated[bool, typer.Option(help="Print what became of each tensor of --from.")] = False,
     change: Set = [],  # noqa: B006
     json: Json = False,
@@ -158,7 +162,8 @@ def finetune(
     from oligovox.cohort.splits import Split
     from oligovox.experiment.recipe import Finetune, NetworkChoice, changed
 
-    stage = changed(Finetune, [*change, *_steps(steps)], "finetune")
+    strategy = [f"semi.name={semi}"] if semi else []
+    stage = changed(Finetune, [*strategy, *change, *_steps(steps)], "finetune")
     if start and (encoder or preset):
         raise SettingsError("--from brings its own network; leave out --encoder and --preset")
     network = None if start else NetworkChoice.named(encoder, preset)

@@ -15,7 +15,7 @@ from oligovox.experiment.budget_plan import Study
 from oligovox.experiment.cohorts import Show, planned, together
 from oligovox.experiment.people import draw, label_pool, pretraining_people
 from oligovox.experiment.recipe import Pretrain, SplitChoice
-from oligovox.experiment.training import check
+from oligovox.experiment.training import check, of_finetuning
 from oligovox.files import write_json
 from oligovox.prepare.pipeline import prepare as prepare_cohort
 from oligovox.prepare.store import Plan, Store
@@ -64,7 +64,7 @@ def check_study(study: Study) -> None:
             continue
         stage = study.finetuning(name, lr=study.lr[0], seed=0)
         Runtime(stage.training)
-        check("segmentation", stage.settings, study.network, stage, plan)
+        check(*of_finetuning(stage), study.network, stage, plan)
         if arm.pretext:
             before = study.pretraining(name, seed=0)
             check(before.method, before.settings, study.network, before, plan)

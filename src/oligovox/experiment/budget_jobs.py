@@ -32,7 +32,7 @@ from oligovox.errors import NonFiniteLoss, RunError
 from oligovox.experiment.budget_claims import awaited, claimed
 from oligovox.experiment.budget_ground import Ground
 from oligovox.experiment.budget_plan import Run, Study
-from oligovox.experiment.prediction import load_segmentation
+from oligovox.experiment.prediction import load_segmentation, task_of
 from oligovox.experiment.threshold import fit_threshold
 from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.files import read_json, write_json
@@ -40,8 +40,6 @@ from oligovox.infer.window import predict_case
 from oligovox.metrics.protocols import generic
 from oligovox.metrics.protocols.counts import LESION
 from oligovox.prepare.store import StoredCase
-from oligovox.settings import parse
-from oligovox.tasks import segmentation
 
 Mask = NDArray[np.bool_]
 Masks = Mapping[str, tuple[Mask, Mask]]
@@ -269,7 +267,7 @@ def _score_network(model: Path, people: Iterable[str], study: Study, ground: Gro
     network, description = load_segmentation(model)
     runtime = Runtime(study.finetune.training)
     runtime.place(network)
-    outputs = parse(segmentation.Settings, description.settings, "method segmentation")
+    outputs = task_of(description.settings)
     regions = outputs.mode == "regions"
 
     def masks(case: StoredCase) -> Masks:

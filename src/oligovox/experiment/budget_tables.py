@@ -18,10 +18,10 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from oligovox.experiment.budget_plan import Run, Study
+from oligovox.experiment.budget_plan import SCRATCH, Run, Study
 from oligovox.metrics.bootstrap import Interval as Spread
 from oligovox.metrics.paired import difference_over_draws, holm, mean_over_draws, wilcoxon
-from oligovox.report.budget_content import Cell, Difference, Kind, judge
+from oligovox.report.budget_content import BOTH, Cell, Difference, Kind, judge
 from oligovox.report.content import METRICS, Interval
 
 Done: TypeAlias = Mapping[Run, Mapping[str, Any]]
@@ -132,13 +132,17 @@ def comparisons(study: Study, before: Study) -> list[tuple[str, str]]:
 
 
 def _pairs(study: Study, plain: str | None) -> list[tuple[str, str]]:
-    """Every arm against plain scratch (if not given, the first one); pretexts also against scratch with the steps of their pre-training, or,
+    """Every arm against plain scratch (if not given, the first one); what has a pretext and a strategy against what has one of them; pretexts also against scratch with the steps of their pre-training, or,
     where there is none with as many, against all that have extra steps."""
     kinds = {name: kind_of(study, name) for name in study.arms}
     plain = plain or next((name for name, kind in kinds.items() if kind == "scratch"), None)
     matched = [name for name, kind in kinds.items() if kind == "compute-matched scratch"]
     pairs = [(name, plain) for name in kinds if plain and name != plain]
-    for name in (name for name, kind in kinds.items() if kind == "pretext"):
+    parts = {name: _parts(study, name) for name, kind in kinds.items() if kind != "classical"}
+    for name in (name for name, kind in kinds.items() if kind == BOTH):
+        (start, semi), plain_start = parts[name], (SCRATCH, "", "")
+        pairs += [(name, other) for other, has in parts.items() if has in ((start, None), (plain_start, semi))]
+    for name in (name for name, kind in kinds.items() if kind in ("pretext", BOTH)):
         steps = study.pretraining(name, seed=0).training.steps
         equal = [other for other in matched if study.arms[other].extra_steps == steps]
         pairs += [(name, other) for other in equal or matched]
@@ -150,7 +154,19 @@ def kind_of(study: Study, name: str) -> Kind:
     arm = study.arms[name]
     if arm.classical:
         return "classical"
+    if _parts(study, name)[1]:
+        return BOTH if arm.pretext else "semi-supervised"
     return "pretext" if arm.pretext else "compute-matched scratch" if arm.extra_steps else "scratch"
+
+
+def _parts(study: Study, name: str) -> tuple[tuple[str, str, str], str | None]:
+    """Where an arm starts (pretext, its settings, what differs in pre-training), and its semi-supervised strategy, as text to compare."""
+    arm, semi = study.arms[name], study.finetuning(name, lr=study.lr[0], seed=0).semi
+    if not arm.pretext:
+        start = (SCRATCH, "", "")
+    else:
+        start = (arm.pretext, repr(sorted(arm.settings.items())), repr(sorted(arm.pretrain.items())))
+    return start, semi.model_dump_json() if semi else None
 
 
 def _difference(key: _Key, spread: Spread, p: float, draws: int, p_holm: float, higher: bool) -> Difference:

@@ -98,9 +98,14 @@ def predict_cases(
     return written
 
 
+def task_of(settings: Mapping[str, Any]) -> segmentation.Settings:
+    """The settings of the segmentation in those of a method: its own, or those that a semi-supervised strategy holds as `task`."""
+    return parse(segmentation.Settings, settings.get("task", settings), "method segmentation")
+
+
 def region_outputs(settings: Mapping[str, Any]) -> Mapping[str, Sequence[int]] | None:
     """Region name → class numbers, in channel order, of a segmentation trained in mode 'regions'; None for exclusive classes."""
-    chosen = parse(segmentation.Settings, settings, "method segmentation")
+    chosen = task_of(settings)
     return chosen.labels if chosen.mode == "regions" else None
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from oligovox import catalogue
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Cohort
 from oligovox.engine.fit import Training
-from oligovox.errors import SettingsError
+from oligovox.errors import SettingsError, nearest
 from oligovox.prepare.store import Plan
 from oligovox.sample.augment import FLIPS_AND_ROTATIONS, Augmentation
 from oligovox.settings import S, Settings, parse
@@ -129,8 +130,36 @@ class Pretrain(Stage):
     share_labelled: bool = Field(True, description="also see the images of people whose labels are used")
 
 
+class Semi(Settings):
+    """How exams without a label take part in fine-tuning: by a strategy of `semi/`."""
+
+    name: str = Field(description="a semi-supervised strategy of `oligovox methods`")
+    settings: dict[str, Any] = Field(default_factory=dict, description="of the strategy's own file, without `task`")
+    batch: Positive = Field(2, description="patches without a label in a micro-batch, beside the labelled ones")
+    cohorts: tuple[str, ...] = Field((), description="only exams of these cohorts; empty: all")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        known = [entry.name for entry in catalogue.entries("METHOD").values() if entry.room == "semi"]
+        if name not in known:
+            raise ValueError(f"strategy '{name}' is unknown; {nearest(name, known)}")
+        return name
+
+    @field_validator("settings")
+    @classmethod
+    def _own(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if "task" in settings:
+            raise ValueError(
+                "task is given in finetune.settings, which are those of segmentation with or without a strategy"
+            )
+        return settings
+
+
 class Finetune(Stage):
-    """Supervised stage, the same for every arm."""
+    """Training on labels, the same for every arm; with `semi` also on what nobody labelled."""
+
+    semi: Semi | None = Field(None, description="a semi-supervised strategy; none: labels alone teach")
 
     lesion_share: float = Field(0.5, ge=0, le=1, description="share of patches that contain a lesion")
     norm_reset: bool = Field(False, description="give each transferred weight the norm a fresh one has")

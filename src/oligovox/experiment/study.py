@@ -36,7 +36,7 @@ from oligovox.experiment.people import arm_people, budget_sizes, draw, label_poo
 from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import Arm, Recipe, read_recipe, write_recipe
 from oligovox.experiment.scoring import check_grids, score_pairs
-from oligovox.experiment.training import check
+from oligovox.experiment.training import check, of_finetuning
 from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.files import atomic_file, check_writable, sweep
 from oligovox.metrics.judge import DEFAULT, protocol_settings
@@ -133,12 +133,11 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
 
 def _check_stages(recipe: Recipe) -> None:
     """Devices, networks, methods and patches, before anything is written."""
-    stages = [("segmentation", recipe.finetune)] + (
-        [(recipe.pretrain.method, recipe.pretrain)] if recipe.pretrain else []
-    )
-    for method, stage in stages:
+    Runtime(recipe.finetune.training)
+    check(*of_finetuning(recipe.finetune), recipe.network, recipe.finetune, recipe.prepare)
+    if stage := recipe.pretrain:
         Runtime(stage.training)
-        check(method, stage.settings, recipe.network, stage, recipe.prepare)
+        check(stage.method, stage.settings, recipe.network, stage, recipe.prepare)
 
 
 def _run_arm(

@@ -16,7 +16,7 @@ from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, load_model, read_description, save_model
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import CheckpointError, LabelError, SettingsError
-from oligovox.experiment.recipe import NetworkChoice, Stage
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Stage
 from oligovox.files import sweep
 from oligovox.method import Method
 from oligovox.networks.encoder import Encoder
@@ -71,6 +71,17 @@ def build_method(name: str, settings: Mapping[str, Any], encoder: Encoder) -> Me
     module = catalogue.load("METHOD", name)
     method: Method[Any] = module.METHOD(encoder, parse(module.Settings, settings, f"method {name}"))
     return method
+
+
+def of_finetuning(stage: Finetune, labels: Mapping[str, int] | None = None) -> tuple[str, dict[str, Any]]:
+    """The method that fine-tunes, and its settings: the task, or the strategy around it.
+
+    Args:
+        stage: as chosen.
+        labels: class → value, as the store has them; the stage's own say what they mean for training.
+    """
+    task = ({"labels": {name: index for index, name in enumerate(labels, start=1)}} if labels else {}) | stage.settings
+    return (stage.semi.name, {"task": task, **stage.semi.settings}) if stage.semi else ("segmentation", task)
 
 
 def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stage: Stage, plan: Plan) -> None:

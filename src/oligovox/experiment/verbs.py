@@ -23,8 +23,8 @@ from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsEr
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.realism import realism_page
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
-from oligovox.experiment.training import Job, model_folder, start_network, train
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, Semi, nested
+from oligovox.experiment.training import Job, model_folder, of_finetuning, start_network, train
 from oligovox.files import check_writable
 from oligovox.infer.window import predict_case
 from oligovox.metrics.overlap import dice
@@ -180,7 +180,7 @@ def finetune(
     split: Split | None = None,
     tensors: bool = False,
 ) -> Path:
-    """Train a segmentation network on few labels.
+    """Train a segmentation network on few labels, and with `stage.semi` on exams without a label as well.
 
     Args:
         store: prepared volumes.
@@ -222,12 +222,16 @@ def finetune(
     seen = {*read_description(model_folder(start)).trained_on} & {*split.test} if start and split else set()
     if seen:
         say(f"{start} has seen images of {len(seen)} test people, first {min(seen)}: this run is transductive")
+    streams = [Stream(cases, stage.batch, "lesion", stage.lesion_share)]
+    if stage.semi:
+        streams.append(Stream(_unlabelled(store, stage.semi, people, split), stage.semi.batch, use_labels=False))
+    method, settings = of_finetuning(stage, store.labels)
     job = Job(
-        method="segmentation",
-        settings={"labels": {name: index for index, name in enumerate(store.labels, start=1)}, **stage.settings},
+        method=method,
+        settings=settings,
         network=network or (start_network(start) if start else NetworkChoice()),
         stage=stage,
-        streams=(Stream(cases, stage.batch, "lesion", stage.lesion_share),),
+        streams=tuple(streams),
         start=start,
         parts=stage.parts,
         norm_reset=stage.norm_reset,
@@ -236,6 +240,25 @@ def finetune(
         watched=tuple(case.name for case, _ in watched),
     )
     return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
+
+
+def _unlabelled(store: Store, semi: Semi, labelled: Sequence[str], split: Split | None) -> tuple[StoredCase, ...]:
+    """Exams that a strategy sees without a label: of everyone who is neither held out nor among those whose labels are used.
+
+    Raises:
+        LabelError: there are none.
+    """
+    other = {*labelled, *(split.test if split else ()), *(split.validation if split else ())}
+    cases = tuple(
+        case for case in store.cases if case.person not in other and (not semi.cohorts or case.dataset in semi.cohorts)
+    )
+    if not cases:
+        where = f" of {', '.join(semi.cohorts)}" if semi.cohorts else ""
+        raise LabelError(
+            f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} labelled and "
+            "the held-out people; use fewer labels, add exams, or leave semi out"
+        )
+    return cases
 
 
 def _opened(store: Store | Path | str) -> Store:

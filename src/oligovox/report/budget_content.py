@@ -11,7 +11,10 @@ from oligovox.report.text import count, interval, number
 from oligovox.settings import Settings
 
 Outcome = Literal["gain", "loss", "no difference shown", "too few draws to tell"]
-Kind = Literal["classical", "scratch", "compute-matched scratch", "pretext"]
+Kind = Literal[
+    "classical", "scratch", "compute-matched scratch", "pretext", "semi-supervised", "pretext, semi-supervised"
+]
+BOTH: Kind = "pretext, semi-supervised"
 
 FEWEST_DRAWS = 5
 """With fewer draws of labelled people nothing is called a gain or a loss: the interval over so few is too narrow (`metrics.paired`)."""

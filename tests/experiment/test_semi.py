@@ -1,0 +1,90 @@
+"""A strategy in fine-tuning, in a study, and in what is predicted with it: who is seen without a label, and what is said where nobody is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oligovox import experiment
+from oligovox.cohort.splits import Split
+from oligovox.errors import LabelError, SettingsError
+from oligovox.experiment.budget_plan import Study
+from oligovox.experiment.budget_tables import comparisons, kind_of
+from oligovox.experiment.prediction import load_segmentation, region_outputs
+from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.settings import parse
+
+SMALL = {"patch": [16, 16, 16], "training": {"steps": 2, "threads": 1, "tensorboard": "off"}}
+NANO = NetworkChoice(settings={"preset": "nano"})
+
+
+def stage(**changes: Any) -> Finetune:
+    return parse(Finetune, SMALL | {"semi": {"name": "mean_teacher"}} | changes, "test")
+
+
+@pytest.fixture
+def store(make_phantom: Callable[..., Path], tmp_path: Path) -> Path:
+    make_phantom(tmp_path / "phantom", subjects=5, labelled=3, side=20)
+    experiment.prepare(tmp_path / "phantom", tmp_path / "store", workers=1)
+    return tmp_path / "store"
+
+
+def test_everybody_else_is_seen_without_a_label(store: Path, tmp_path: Path) -> None:
+    split = Split(train=("01",), validation=(), test=("02",), seed=0)
+    run = experiment.finetune(store, tmp_path / "run", stage=stage(), network=NANO, people=["01"], split=split)
+    _, description = load_segmentation(run)
+    assert (description.method, description.kind) == ("mean_teacher", "segmentation")
+    assert description.trained_on == ("01", "03", "04", "05"), "neither the tested person, nor anybody twice"
+    assert region_outputs(description.settings) is None
+    made = experiment.predict(run, store, tmp_path / "predictions")
+    assert made["cases"] == 5
+
+
+def test_regions_of_a_strategy_are_those_of_its_task(store: Path, tmp_path: Path) -> None:
+    regions = {"mode": "regions", "labels": {"whole": [1]}}
+    run = experiment.finetune(store, tmp_path / "run", stage=stage(settings=regions), network=NANO, people=["01"])
+    _, description = load_segmentation(run)
+    assert region_outputs(description.settings) == {"whole": (1,)}
+
+
+def test_nobody_left_without_a_label_is_said_before_anything_is_written(store: Path, tmp_path: Path) -> None:
+    split = Split(train=("01",), validation=("04",), test=("02", "03", "05"), seed=0)
+    with pytest.raises(LabelError, match=r"mean_teacher learns from exams without a label, and none is left"):
+        experiment.finetune(store, tmp_path / "run", stage=stage(), network=NANO, people=["01"], split=split)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("semi", "message"),
+    [
+        ({"name": "mean_techer"}, "did you mean 'mean_teacher'"),
+        ({"name": "generative"}, "strategy 'generative' is unknown"),
+        ({"name": "mean_teacher", "settings": {"task": {}}}, r"task is given in finetune\.settings"),
+        ({"name": "mean_teacher", "weight": 1}, "unknown key 'weight'"),
+    ],
+)
+def test_a_wrong_choice_is_one_line(semi: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as error:
+        stage(semi=semi)
+    assert "\n" not in str(error.value)
+
+
+def test_both_together_are_compared_with_either_alone() -> None:
+    semi = {"finetune": {"semi": {"name": "mean_teacher"}}}
+    start = {"start": "generative", "settings": {"block": 8}}
+    arms = {
+        "scratch": {"start": "scratch"},
+        "pre": start,
+        "semi": {"start": "scratch", **semi},
+        "both": start | semi,
+        "other": {"start": "masked_reconstruction", **semi},
+    }
+    study = parse(Study, {"name": "s", "store": "/nowhere", "arms": arms}, "study")
+    assert [kind_of(study, arm) for arm in arms] == [
+        "scratch", "pretext", "semi-supervised", "pretext, semi-supervised", "pretext, semi-supervised",
+    ]  # fmt: skip
+    against = [(arm, other) for arm, other in comparisons(study, study) if other != "scratch"]
+    assert against == [("both", "pre"), ("both", "semi"), ("other", "semi")]
