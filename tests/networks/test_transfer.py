@@ -142,6 +142,19 @@ def test_norm_reset_keeps_directions_and_takes_the_fresh_sizes():
     assert torch.equal(norm.bias, torch.zeros(8))
 
 
+def test_the_shuffled_control_keeps_the_values_and_nothing_else():
+    old, new, again = build(THREE), build(THREE, seed=1), build(THREE, seed=2)
+    for target in (new, again):
+        transfer(old.state_dict(), THREE, target, shuffled=True)
+    for key, value in old.state_dict().items():
+        found = new.state_dict()[key]
+        assert torch.equal(found.flatten().sort().values, value.flatten().sort().values)
+        assert torch.equal(found, again.state_dict()[key]), "the order is always the same"
+    deep = "encoder.stages.2.0.body.0.weight"
+    both = torch.stack([one.state_dict()[deep].flatten() for one in (old, new)])
+    assert both.corrcoef()[0, 1].abs() < 0.05
+
+
 @pytest.mark.parametrize("kind", ["wider", "other", "none"])
 def test_another_architecture_is_refused_in_one_line_and_nothing_changes(kind):
     old, target = torch.nn.Module(), build(("T1w",))

@@ -163,6 +163,10 @@ class Finetune(Stage):
 
     lesion_share: float = Field(0.5, ge=0, le=1, description="share of patches that contain a lesion")
     norm_reset: bool = Field(False, description="give each transferred weight the norm a fresh one has")
+    shuffled: bool = Field(
+        False,
+        description="a control: transferred weights in random order, so that only their size is left of pre-training",
+    )
     parts: tuple[Literal["encoder", "decoder"], ...] = Field(
         ("encoder", "decoder"), description="what is taken over from pre-training"
     )

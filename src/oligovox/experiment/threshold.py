@@ -1,8 +1,8 @@
 """The classical arm: one threshold on one sequence, fitted on the labelled people. It costs nothing, so a network has to beat it.
 
 A voxel of the foreground is lesion where the z-score of the sequence, smoothed or not, is above the limit. Limit and smoothing are the pair with
-the highest mean Dice over the labelled people (sessions of a person are averaged first); of equal pairs the first, with less smoothing and a
-lower limit.
+the highest mean Dice over the labelled people (sessions of a person are averaged first), of voxels that somebody looked at; of equal pairs the
+first, with less smoothing and a lower limit.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def fit_threshold(cases: Sequence[StoredCase], plan: Plan, settings: ThresholdSe
 
 def _dice_of_limits(case: StoredCase, channel: int, smoothing_mm: float) -> NDArray[np.float64]:
     """Dice at each limit; 0 where mask and label are empty, since such a case does not tell one limit from another."""
-    label = case.label()
+    label = case.known_label()
     assert label is not None, "a labelled case"
-    inside, lesion = case.foreground(), np.asarray(label) > 0
+    inside, lesion = case.foreground() & (label >= 0), np.asarray(label) > 0
     values = _values(case, channel, smoothing_mm)
     predicted = _above(values[inside])
     hit = _above(values[inside & lesion])

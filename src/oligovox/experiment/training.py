@@ -40,6 +40,7 @@ class Job:
         start: model folder whose weights are the start; None: from scratch.
         parts: which parts are taken from it.
         norm_reset: see `networks.transfer`.
+        shuffled: see `networks.transfer`.
         transductive: images of test people are seen.
         tensors: say what became of each tensor of the start, not only how many were loaded.
         watched: names of the cases that the best checkpoint is chosen on.
@@ -53,6 +54,7 @@ class Job:
     start: Path | None = None
     parts: tuple[str, ...] = ("encoder", "decoder")
     norm_reset: bool = False
+    shuffled: bool = False
     transductive: bool = False
     tensors: bool = False
     watched: tuple[str, ...] = ()
@@ -167,7 +169,7 @@ def _data_of(job: Job) -> dict[str, Any]:
         | {key: getattr(stream, key) for key in ("count", "policy", "lesion_share", "use_labels")}
         for number, stream in enumerate(job.streams)
     }
-    start = {"parts": job.parts, "norm_reset": job.norm_reset} if job.start else {}
+    start = {"parts": job.parts, "norm_reset": job.norm_reset, "shuffled": job.shuffled} if job.start else {}
     stage = job.stage.model_dump(mode="json", include={"batch", "augmentation"})
     return stage | start | {"streams": streams, "watched": job.watched}
 
@@ -251,7 +253,16 @@ def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
     reports: list[TransferReport] = []
 
     def load(module: nn.Module) -> None:
-        reports.append(transfer(weights, description.modalities, module, parts=job.parts, norm_reset=job.norm_reset))
+        reports.append(
+            transfer(
+                weights,
+                description.modalities,
+                module,
+                parts=job.parts,
+                norm_reset=job.norm_reset,
+                shuffled=job.shuffled,
+            )
+        )
 
     try:
         method.begin(load)

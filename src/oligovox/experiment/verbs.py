@@ -235,6 +235,7 @@ def finetune(
         start=start,
         parts=stage.parts,
         norm_reset=stage.norm_reset,
+        shuffled=stage.shuffled,
         transductive=bool(seen),
         tensors=tensors,
         watched=tuple(case.name for case, _ in watched),

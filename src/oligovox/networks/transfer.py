@@ -74,6 +74,7 @@ def transfer(
     parts: tuple[str, ...] = ("encoder", "decoder"),
     rescale: bool = True,
     norm_reset: bool = False,
+    shuffled: bool = False,
 ) -> TransferReport:
     """Copy weights into the target, in place, tensor by tensor of the same name; the target is changed whole or not at all.
 
@@ -89,6 +90,8 @@ def transfer(
             a subset computes exactly what the old one computes with the others absent.
         norm_reset: scale each transferred convolution to the norm it had in the fresh target and set the instance norms to
             scale 1, shift 0: long pre-training lets weights grow, which under a norm lowers their effective learning rate.
+        shuffled: a control, not a start: the values of each transferred weight in random order (always the same one). Its size and
+            spread stay, what was learned is gone; a gain that survives this was one of size.
 
     Raises:
         CheckpointError: the encoder is of another architecture, or the weights do not read `modalities`.
@@ -110,6 +113,7 @@ def transfer(
             fits = dict.fromkeys(ours, ("fresh", None))
         for name, (status, value) in fits.items():
             if value is not None:
+                value = _in_random_order(value) if shuffled else value
                 ours[name].copy_(_with_fresh_norm(module, name, value, ours[name]) if norm_reset else value)
             source = tuple(theirs[name].shape) if name in theirs else None
             rows.append(Row(f"{part}.{name}", status, source, tuple(ours[name].shape)))
@@ -164,6 +168,13 @@ def _with_fresh_norm(module: nn.Module, name: str, value: Tensor, fresh: Tensor)
     if isinstance(module.get_submodule(owner), _InstanceNorm):
         return torch.full_like(value, 1.0 if kind == "weight" else 0.0)
     return value * (fresh.norm() / value.norm().clamp_min(1e-12)) if value.ndim == 5 else value
+
+
+def _in_random_order(value: Tensor) -> Tensor:
+    if value.ndim < 2:
+        return value
+    order = torch.randperm(value.numel(), generator=torch.Generator().manual_seed(value.numel()))
+    return value.flatten()[order].view_as(value)
 
 
 def _other_architecture(
