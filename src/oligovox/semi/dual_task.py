@@ -98,8 +98,7 @@ class DualTask(Method[Views]):
         """Supervised terms; the squared error of the distance; and mean (σ(-k s) − p)² with a weight that rises."""
         network = self.task.network
         features = network.decoder(network.encoder(views.image, views.present))
-        heads = [network.head, *self.task.coarser]
-        scales = [head(feature) for head, feature in zip(heads, features, strict=False)]
+        scales = self.task.told(features)
         signed = self.distance(features[0]).float().tanh()
         lesions = self.task.probability(scales[0])[:, -signed.shape[1] :]  # without the background, where there is one
         terms = self.task.supervised(scales, views.label) | {

@@ -109,9 +109,12 @@ class Segmentation(Method[Views]):
 
     def scales(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:
         """Logits (b, k, x / stride, …) at every supervised resolution, full first. Strategies of `semi/` look at them as well."""
-        features = self.network.decoder(self.network.encoder(image, present))
+        return self.told(self.network.decoder(self.network.encoder(image, present)))
+
+    def told(self, decoded: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`scales`, from the decoder's features, full resolution first."""
         heads = [self.network.head, *self.coarser]
-        return tuple(head(feature) for head, feature in zip(heads, features, strict=False))
+        return tuple(head(feature) for head, feature in zip(heads, decoded, strict=False))
 
     def supervised(self, scales: Sequence[Tensor], label: Int[Tensor, "b x y z"]) -> dict[str, Tensor]:
         """The two terms of `losses`, from logits; voxels of label -1 change neither.
