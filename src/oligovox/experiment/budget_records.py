@@ -64,7 +64,7 @@ def write_records(first: Frozen, study: Study, out: Path) -> Path:
         out: its folder.
     """
     head = {"study": write_study(study), "frozen": first.date, "sha256": first.sha256}
-    lines = [head, *({"place": place, "result": result} for place, result in _finished(study, out))]
+    lines = [head, *({"place": place, "result": _packed(result)} for place, result in _finished(study, out))]
     path = out / RECORDS
     with atomic_file(path) as temporary:
         temporary.write_text("".join(f"{json.dumps(_rounded(line))}\n" for line in lines), encoding="utf-8")
@@ -84,7 +84,7 @@ def read_records(source: Path) -> Records:
         return Records(study, versions[0].sha256, dict(_finished(study, source)), source)
     try:
         head, *rows = (json.loads(line) for line in source.read_text(encoding="utf-8").splitlines())
-        results = {str(row["place"]): dict(row["result"]) for row in rows}
+        results = {str(row["place"]): _unpacked(row["result"]) for row in rows}
         return Records(parse_study(head["study"], str(source)), str(head["sha256"]), results, None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
@@ -153,6 +153,23 @@ def _finished(study: Study, out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for job in jobs_of(study, study.runs):
         if (out / job.result).is_file():
             yield job.result.as_posix(), read_json(out / job.result)
+
+
+def _packed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of the metrics once, not for each person."""
+    if "scores" not in result:
+        return dict(result)
+    scores = result["scores"]
+    metrics = list(next(iter(scores.values()), {}))
+    rows = {person: [row[metric] for metric in metrics] for person, row in scores.items()}
+    return {**result, "scores": {"metrics": metrics, "people": rows}}
+
+
+def _unpacked(result: Mapping[str, Any]) -> dict[str, Any]:
+    if "scores" not in result:
+        return dict(result)
+    metrics, rows = result["scores"]["metrics"], result["scores"]["people"]
+    return {**result, "scores": {p: dict(zip(metrics, row, strict=True)) for p, row in rows.items()}}
 
 
 def _rounded(value: Any) -> Any:
