@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oligovox.losses.masked import mean_over_samples
@@ -36,3 +36,29 @@ def squared_difference(
         counted: False where the difference does not matter.
     """
     return mean_over_samples((left.float() - right.float()).square().mean(1), counted)
+
+
+def entropy(probability: Float[Tensor, "b k x y z"], *, exclusive: bool) -> Float[Tensor, "b #k x y z"]:
+    """Of each voxel, as a share of the largest there can be: 0 where all is certain, 1 where nothing is known.
+
+    Args:
+        probability: of classes or regions.
+        exclusive: the channels are classes that sum to 1, and have one entropy, −Σ p ln p / ln k; otherwise each channel is a region with
+            its own, −(p ln p + (1 − p) ln (1 − p)) / ln 2.
+    """
+    p = probability.float()
+    if exclusive:
+        return _surprise(p).sum(1, keepdim=True) / math.log(p.shape[1])
+    return (_surprise(p) + _surprise(1.0 - p)) / math.log(2.0)
+
+
+def _surprise(p: Tensor) -> Tensor:
+    """−p ln p, with a finite gradient at 0."""
+    return -p * p.clamp_min(1e-7).log()
+
+
+def samples_with(counted: Bool[Tensor, "b x y z"]) -> Int[Tensor, " u"]:
+    """Index of the samples of which any voxel counts; of the first where there is none, so that no network is shown an empty batch."""
+    found = counted.flatten(1).any(1)
+    found[0] |= ~found.any()
+    return found.nonzero()[:, 0]
