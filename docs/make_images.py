@@ -1,12 +1,13 @@
-"""Draw the pictures of the pages: `python docs/make_images.py [simulated presets views]`.
+"""Draw the pictures of the pages: `python docs/make_images.py [simulated presets views labels]`.
 
 simulated.png: one patient with labels. presets.png: one subject of each preset. views_<pretext>.png: what each pretext shows its network,
-on a simulated patient at 2 mm.
+on a simulated patient at 2 mm. labels.png: one patient labelled in part, in four ways.
 """
 
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,10 +17,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from oligovox import catalogue
+from oligovox.cohort.annotate import NOBODY_LOOKED, NOT_LOOKED
 from oligovox.cohort.bids import read_bids
 from oligovox.experiment import views
 from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan
+from oligovox.report.labels import LabelView, labels_png
 from oligovox.simulate.recipe import make_recipe, presets
 from oligovox.simulate.subject import SimulatedSubject, simulate_subject
 from oligovox.simulate.write import simulate_cohort
@@ -90,7 +93,20 @@ def draw_views() -> None:
                     picture.convert("RGB").quantize(48).save(HOME / f"views_{name}.png", optimize=True)
 
 
-DRAWN = {"simulated": draw_simulated, "presets": draw_presets, "views": draw_views}
+def draw_labels() -> None:
+    """One patient, labelled in part in four ways."""
+    rows = []
+    for kind in ("slices", "lesions", "scribbles", "boxes"):
+        changes = {"spacing": 2.0, "lesions": {"load_ml": (8.0, 20.0)}, "sparse": {"kind": kind, "every": 8}}
+        person = simulate_subject(make_recipe("ms-3t", changes), SEED)
+        label = person.truth.others["sparse"].astype(np.int16)
+        known = np.where(label == NOBODY_LOOKED, NOT_LOOKED, label).astype(np.int8)
+        rows.append(LabelView(kind, person.images["FLAIR"], known, (2.0, 2.0, 2.0)))
+    with Image.open(BytesIO(labels_png(rows))) as picture:  # in all colours: few would lose the thin lines
+        picture.convert("RGB").save(HOME / "labels.png", optimize=True)
+
+
+DRAWN = {"simulated": draw_simulated, "presets": draw_presets, "views": draw_views, "labels": draw_labels}
 
 if __name__ == "__main__":
     HOME.mkdir(exist_ok=True)

@@ -76,7 +76,7 @@ def cli_page() -> str:
         "Results go to stdout, everything else to stderr. With `--json`, stdout is one JSON object, also when a command fails. Exit codes: 0 done; "
         "1 started and failed; 2 wrong usage or input, and then nothing was written. `oligovox COMMAND --help` says the same as this page.",
     ]
-    for name, command in group.commands.items():
+    for name, command in _commands(group):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
         needed = [f"{option.opts[0]} {_value_name(option)}" for option in options if option.required]
@@ -87,6 +87,15 @@ def cli_page() -> str:
         rows += [(_flags(p), _default(p), getattr(p, "help", "") or "") for p in options]
         parts += [f"## {name}", f"`{usage}`", command.help or "", _rows(("", "default", "meaning"), rows)]
     return _page(parts)
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with the words that call it; those of a group one by one."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def python_page() -> str:

@@ -255,6 +255,78 @@ def test_a_voxel_size_that_is_none(bids: Path, tmp_path: Path, fails: Fails, spa
     assert "spacing" in fails("prepare", bids, tmp_path / "store", "--spacing", spacing, unwritten=tmp_path / "store")
 
 
+# --- labels of a part ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--kind", "scribble"], "unknown kind 'scribble'; did you mean 'scribbles'?"),
+        (
+            ["--kind", "largest", "--set", "slices=25"],
+            "sub-01: 25 slices to be labelled, the volume has 24; ask for fewer",
+        ),
+        (["--set", "evry=8"], "annotate slices: unknown key 'evry'; did you mean 'every'?"),
+        (["--set", "every=0"], "every = 0: Input should be greater than or equal to 1"),
+        (["--kind", "full", "--set", "every=8"], "annotate full: unknown key 'every'"),
+        (["--people", "07"], "no subject '07'"),
+        (["--kind", "none", "--picture"], "leaves no label to draw"),
+        (["--kind", "rater"], "sub-01: has no mask of rater1, rater2, rater3"),
+        (["--mask", "wmh"], "nobody has a label; annotate a cohort with full masks"),
+    ],
+)
+def test_a_label_of_a_part_that_cannot_be_made(
+    bids: Path, tmp_path: Path, fails: Fails, options: list[str], message: str
+) -> None:
+    assert message in fails("cohort", "annotate", bids, tmp_path / "out", *options, unwritten=tmp_path / "out")
+
+
+def test_no_lesion_to_draw(bids: Path, tmp_path: Path, fails: Fails) -> None:
+    rewrite(mask(bids, subject="sub-02"), np.zeros_like)
+    line = fails("cohort", "annotate", bids, tmp_path / "out", "--kind", "lesions", unwritten=tmp_path / "out")
+    assert "sub-02: " in line
+    assert "has no lesion, so nothing of it would be labelled as lesions" in line
+    boxes = experiment.annotate(bids, tmp_path / "boxes", kind="boxes")
+    assert boxes["annotated"] == 2
+    empty = next((tmp_path / "boxes" / "sub-02").rglob("*.nii.gz"))
+    assert not np.asarray(nib.load(empty).dataobj).any(), "a box with nothing in it is no box: all of it is background"
+
+
+def test_255_is_said_and_never_guessed(bids: Path, tmp_path: Path, fails: Fails) -> None:
+    rewrite(mask(bids), lambda array: np.where(np.arange(24) % 8 == 3, array, 255).astype(np.uint8))
+    line = fails("prepare", bids, tmp_path / "store", "--workers", 1, unwritten=tmp_path / "store")
+    assert f"{mask(bids)}: has the values 255; expected 0 = background, 1 = lesion" in line
+    assert '"Unlabelled": 255 in its .json' in line
+    line = fails("cohort", "annotate", bids, tmp_path / "out", unwritten=tmp_path / "out")
+    assert f"{mask(bids)}: has values from 0 to 255; expected whole numbers from 0 to 127" in line
+    sidecar = mask(bids).with_name("sub-01_label-lesion_mask.json")
+    sidecar.write_text('{"Unlabelled": 255}')
+    line = fails("cohort", "annotate", bids, tmp_path / "out", unwritten=tmp_path / "out")
+    assert "sub-01: only a part of it is labelled already" in line
+    sidecar.write_text('{"Unlabelled": -1}')
+    line = fails("prepare", bids, tmp_path / "store", unwritten=tmp_path / "store")
+    assert f"{sidecar}: Unlabelled is -1, expected 255" in line
+
+
+def test_nothing_is_scored_against_a_label_of_a_part(made: Path, bids: Path, tmp_path: Path, fails: Fails) -> None:
+    mask(bids).with_name("sub-01_label-lesion_mask.json").write_text('{"Unlabelled": 255}')
+    options = ["--people", "01,02", "--out", tmp_path / "scores"]
+    shutil.copytree(made / "predictions", tmp_path / "predictions")
+    for other in ("03", "04"):
+        shutil.rmtree(tmp_path / "predictions" / f"sub-{other}")
+    line = fails("evaluate", tmp_path / "predictions", bids, *options, unwritten=tmp_path / "scores")
+    assert f"sub-01: only a part of it is labelled ({mask(bids)}), so it cannot be scored" in line
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for file in (mask(bids), mask(bids).with_name("sub-01_label-lesion_mask.json")):
+        shutil.copy(file, plain)
+    shutil.rmtree(tmp_path / "predictions" / "sub-02")
+    line = fails(
+        "evaluate", tmp_path / "predictions", plain, "--out", tmp_path / "scores", unwritten=tmp_path / "scores"
+    )
+    assert "sub-01_label-lesion_mask: only a part of it is labelled" in line
+
+
 # --- splits, budgets, recipes ----------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ VERBS = (
     "demo",
     "run",
     "simulate",
+    "cohort annotate",
     "prepare",
     "pretrain",
     "finetune",

@@ -68,6 +68,12 @@ def simulate(
     masks: Annotated[
         Path | None, typer.Option(help="With --page: folder of real lesion masks to compare lesions with.")
     ] = None,
+    annotate: Annotated[
+        str,
+        typer.Option(
+            help="Also write labels of a part: slices, lesions, … with settings, as lesions:share=0.5,margin_mm=3."
+        ),
+    ] = "",
     workers: Workers = 2,
     change: Set = [],  # noqa: B006
     json: Json = False,
@@ -78,7 +84,35 @@ def simulate(
     result = experiment.simulate(
         out, preset=preset, subjects=subjects, seed=seed, labelled=labelled, page=page, real=real, masks=masks,
         workers=workers,
-        changes=tuple(change), show=_bar,
+        changes=(*_sparse(annotate), *change), show=_bar,
+    )  # fmt: skip
+    _say(result, json)
+
+
+cohort = typer.Typer(help="Cohorts before they are prepared.", no_args_is_help=True)
+app.add_typer(cohort, name="cohort")
+
+
+@cohort.command()
+def annotate(
+    data: Annotated[Path, typer.Argument(help="BIDS folder, or a cohort table (.tsv), with full masks.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: masks, and the table cohort.tsv to prepare.")],
+    kind: Annotated[
+        str, typer.Option(help="slices, every, random, largest, lesions, scribbles, boxes; or full, none, rater.")
+    ] = "slices",
+    people: Annotated[str, typer.Option(help="Only these, comma separated; the others stay as they are.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the chance; each exam has its own.", min=0)] = 0,
+    mask: Annotated[str, typer.Option(help="Name of the full masks in derivatives (desc- or label-).")] = "lesion",
+    picture: Annotated[bool, typer.Option("--picture", help="Also draw labels.png: what is labelled.")] = False,
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Derive labels of a part from full masks: some slices, some lesions, scribbles, boxes; one kind for some people, another for others."""
+    from oligovox import experiment
+
+    result = experiment.annotate(
+        data, out,
+        kind=kind, changes=change, people=_words(people), seed=seed, mask=mask, picture=picture, show=_bar,
     )  # fmt: skip
     _say(result, json)
 
@@ -328,6 +362,12 @@ def _bar(title: str) -> Callable[[int, int, str], None]:
     from oligovox.engine.log import counting_bar
 
     return counting_bar(title)
+
+
+def _sparse(annotate: str) -> list[str]:
+    """'lesions:share=0.5,margin_mm=3' as settings of a simulated cohort."""
+    kind, _, settings = annotate.partition(":")
+    return [f"sparse.{change}" for change in (f"kind={kind}", *_words(settings))] if annotate else []
 
 
 def _steps(steps: int | None) -> list[str]:

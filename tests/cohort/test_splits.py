@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oligovox.cohort.manifest import Case, Cohort
@@ -25,6 +25,21 @@ def test_a_split_takes_everyone_once_whatever_their_order(names: list[str], seed
     assert sorted([*split.train, *split.validation, *split.test]) == sorted(names)
     assert (len(split.validation), len(split.test)) == (validation, test)
     assert split == draw_split(data.draw(st.permutations(names)), validation=validation, test=test, seed=seed)
+
+
+@settings(deadline=None)
+@given(people, seeds, st.data())
+def test_who_only_trains_is_never_held_out(names: list[str], seed: int, data: st.DataObject) -> None:
+    only = data.draw(st.sets(st.sampled_from(names), max_size=len(names) - 1))
+    test = data.draw(st.integers(0, len(names) - max(1, len(only))))
+    split = draw_split(names, validation=0, test=test, seed=seed, only_train=only)
+    assert not only & {*split.test}
+    assert sorted([*split.train, *split.test]) == sorted(names)
+    free = [name for name in names if name not in only]
+    if test < len(free):
+        assert split.test == draw_split(free, validation=0, test=test, seed=seed).test, (
+            "the others are held out as if alone"
+        )
 
 
 @given(people, seeds)

@@ -159,6 +159,26 @@ def test_labels_keep_their_volume(spacing: tuple[float, float, float]) -> None:
         assert after == pytest.approx(before, rel=0.03)
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 0.7), (0.8, 1.3, 1.3), (2.0, 2.0, 1.9)])
+def test_where_nobody_looked_has_no_share_in_a_class(spacing: tuple[float, float, float]) -> None:
+    whole = np.zeros(
+        (30, 30, 30), dtype=np.int8
+    )  # the same in every slice, so that what is known does not depend on which are
+    whole[5:14, 8:20], whole[14:22, 8:20] = 1, 2
+    part = whole.copy()
+    part[:, :, np.arange(30) % 7 != 3] = -1
+    affine, shape = ras_grid(np.eye(4), whole.shape, spacing)
+    affine = shifted(affine, (0, 0, -3))  # three slices outside the field of view
+    found = resample_labels(Volume(part, np.eye(4)), affine, shape, 2)
+    z = (affine @ np.array([[0, 0, k, 1] for k in range(shape[2])]).T)[2]
+    known = np.isin(np.rint(z), [3, 10, 17, 24])
+    assert known.any()
+    np.testing.assert_array_equal(found[:, :, ~known], -1)
+    np.testing.assert_array_equal(
+        found[:, :, known], resample_labels(Volume(whole, np.eye(4)), affine, shape, 2)[:, :, known]
+    )
+
+
 def test_a_smooth_blob_comes_back_through_resampling() -> None:
     native, shape = _oblique((0.8, 0.8, 3.0)), (60, 60, 18)
     centre = (native @ [30, 31, 9, 1])[:3]

@@ -19,7 +19,7 @@ from oligovox.prepare import pipeline
 from oligovox.prepare.geometry import read_volume, to_native
 from oligovox.prepare.intensity import robust_zscore
 from oligovox.prepare.pipeline import prepare
-from oligovox.prepare.store import Plan, Store, StoredCase
+from oligovox.prepare.store import Plan, Store, StoredCase, read_case
 
 PLAN = Plan(modalities=("FLAIR", "T1w"), margin=1)
 
@@ -127,6 +127,50 @@ def test_a_healthy_case_is_labelled(make_case, write, tmp_path: Path) -> None:
     stored = _one(case, tmp_path / "store")
     assert stored.labelled
     assert (stored.lesion_voxels, stored.lesion_voxels_index().shape) == (0, (0, 3))
+
+
+def test_where_nobody_looked_is_neither_lesion_nor_background(make_case, write, tmp_path: Path) -> None:
+    case = make_case("1")
+    values = np.full((14, 12, 10), 255, dtype=np.uint8)
+    values[:, :, 4] = read_volume(case.label).array[:, :, 4]
+    part = replace(case, label=write("part.nii.gz", values), sparse=True)
+    stored = _one(part, tmp_path / "store")
+    label, looked = np.asarray(stored.known_label()), stored.looked_voxels()
+    np.testing.assert_array_equal(label[..., 2], values[2:13, 2:11, 4])  # cropped to the brain and a voxel around it
+    assert (label[..., [0, 1, 3, 4, 5, 6]] == -1).all()
+    assert (stored.sparse, stored.lesion_voxels, len(stored.lesion_voxels_index())) == (True, 4, 4)
+    assert stored.unlooked_voxels == 6 * 11 * 9
+    assert {tuple(voxel) for voxel in looked.tolist()} == {(x, y, 2) for x in range(1, 10) for y in range(1, 8)}
+    assert _steps(stored, "label")[0]["foreground_looked_at"] == pytest.approx(1 / 5)
+    with pytest.raises(LabelError, match=r"^sub-1: only a part of it is labelled, so it cannot be scored"):
+        stored.label()
+    again = read_case(stored.folder)
+    assert (again.sparse, again.unlooked_voxels) == (True, stored.unlooked_voxels)
+
+
+def test_a_label_that_says_it_is_sparse_and_is_whole_changes_nothing(make_case, tmp_path: Path) -> None:
+    case = make_case("1")
+    whole, said = _one(case, tmp_path / "a"), _one(replace(case, sparse=True), tmp_path / "b")
+    np.testing.assert_array_equal(whole.label(), said.label())
+    assert not said.sparse
+    assert sorted(os.listdir(said.folder)) == sorted(os.listdir(whole.folder))
+
+
+def test_saying_that_a_label_is_sparse_prepares_the_case_again(make_case, write, tmp_path: Path) -> None:
+    case = make_case("1")
+    values = read_volume(case.label).array.astype(np.uint8)
+    values[0] = 255
+    case = replace(case, label=write("part.nii.gz", values))
+    with pytest.raises(LabelError, match=r'has the values 255; .*"Unlabelled": 255 in its \.json'):
+        _one(case, tmp_path / "store")
+    assert _one(replace(case, sparse=True), tmp_path / "store").lesion_voxels == 8
+    scheme = {"lesion": 1, "scar": 255}
+    assert not _one(case, tmp_path / "scar", labels=scheme).sparse
+    with pytest.raises(LabelError, match="says that 255 is where nobody looked, but the label scheme calls it scar"):
+        _one(replace(case, sparse=True), tmp_path / "both", labels=scheme)
+    case = replace(case, label=write("none.nii.gz", np.full((14, 12, 10), 255, np.uint8)), sparse=True)
+    with pytest.raises(LabelError, match="every voxel is 255, so nobody looked at all; leave the mask out"):
+        _one(case, tmp_path / "nobody")
 
 
 def _nudged(mm: float) -> np.ndarray:

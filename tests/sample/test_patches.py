@@ -21,7 +21,7 @@ def make_case(tmp_path: Path):
     """Writes a case whose voxel values are their own flat index + 1, in every sequence with another sign or scale."""
 
     def make(
-        name="a", person=None, shape=(10, 8, 12), present=(True, False, True), labelled=True, lesion=LESION
+        name="a", person=None, shape=(10, 8, 12), present=(True, False, True), labelled=True, lesion=LESION, looked=None
     ) -> StoredCase:
         folder = tmp_path / name
         folder.mkdir()
@@ -37,11 +37,16 @@ def make_case(tmp_path: Path):
         if labelled:
             label = np.zeros(shape, dtype=np.int8)
             label[tuple(lesion.T)] = 1
+            if looked is not None:
+                label[~looked] = -1
+                lesion = np.argwhere(label > 0).astype(np.int16)
+                np.save(folder / "looked_voxels.npy", np.argwhere(looked).astype(np.int16))
             np.save(folder / "label.npy", label)
             np.save(folder / "lesion_voxels.npy", lesion)
         return StoredCase(
             folder=folder, name=name, person=person or name, dataset="", present=present, shape=shape,
             spacing=(1.0, 1.0, 2.0), labelled=labelled, lesion_voxels=len(lesion), placement=None, sources={},
+            unlooked_voxels=0 if looked is None else int((~looked).sum()),
         )  # fmt: skip
 
     return make
@@ -138,6 +143,53 @@ def test_the_lesion_share_is_kept_by_cases_with_lesions_only(make_case):
     assert names.count("with") / 500 == pytest.approx(0.4 + 0.6 / 10, abs=0.11)
     always = source(Stream(cases, 1, "lesion", lesion_share=1.0))
     assert all((always.batch(step, 0).label == 1).any() for step in range(30))
+
+
+# ── cases labelled in part ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(3, 16)] * 3),
+    patch=st.tuples(*[st.integers(1, 8)] * 3),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 9),
+)
+def test_every_supervised_patch_holds_a_voxel_that_somebody_looked_at(
+    tmp_path_factory: pytest.TempPathFactory, shape, patch, share, seed
+):
+    rng = np.random.default_rng(seed)
+    looked = rng.random(shape) < 0.02
+    looked.flat[rng.integers(looked.size)] = True
+    lesion = np.argwhere(looked)[:1]
+    folder = tmp_path_factory.mktemp("case")
+    part = make_case.__wrapped__(folder)("part", shape=shape, lesion=lesion, looked=looked)
+    full = make_case.__wrapped__(folder)("full", shape=shape, lesion=lesion)
+    drawn = source(Stream((part, full), 2, "lesion", share), Stream((part,), 1, use_labels=False), patch=patch)
+    for step in range(8):
+        batch = drawn.batch(step, 0)
+        for slot in (0, 1):
+            known = batch.label[slot] >= 0
+            assert known.any()
+            assert batch.cases[slot] == "full" or not share or share < 1 or (batch.label[slot] == 1).any()
+        assert (batch.label[2] == -1).all()
+
+
+def test_full_and_sparse_labels_and_none_side_by_side(make_case):
+    looked = np.zeros((10, 8, 12), dtype=bool)
+    looked[:, :, 9] = True
+    cases = (make_case("part", looked=looked), make_case("full"))
+    batches = [source(Stream(cases, 2, "lesion"), Stream((make_case("u", labelled=False),), 1)).batch(0, 0)]
+    batches += [
+        source(Stream(cases, 2, "lesion"), Stream(cases, 1, use_labels=False)).batch(step, 0) for step in range(20)
+    ]
+    for batch in batches:
+        for name, label in zip(batch.cases[:2], batch.label[:2], strict=True):
+            assert (label >= 0).all() if name == "full" else (label[..., (label >= 0).any((0, 1))] >= 0).all()
+            assert (label >= 0).any((0, 1)).sum() == (6 if name == "full" else 1)
+        assert (batch.label[2] == -1).all()
+    with pytest.raises(LabelError, match="only a part of it is labelled"):
+        cases[0].label()
 
 
 # ── which corner ───────────────────────────────────────────────────────────────────────────────────────────────────────

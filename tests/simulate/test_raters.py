@@ -2,13 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import ndimage
 
 from oligovox.errors import LabelError, SettingsError
 from oligovox.settings import parse
-from oligovox.simulate.raters import NOT_LOOKED, Raters, Sparse, consensus, draw_rater_labels, draw_raters, sparsify
+from oligovox.simulate.raters import Raters, consensus, draw_rater_labels, draw_raters
 
 SHAPE = (60, 60, 60)
 SURE = {"half_seen_mm3": (0.001, 0.001), "false_lesions": 0.0}
@@ -120,56 +118,6 @@ def test_class_borders_wander_and_classes_stay():
     assert not draw_rater_labels(np.random.default_rng(0), empty, 1.0, Raters(raters=1))[0].any()
 
 
-def labels_with(count):
-    _, instances = balls(np.random.default_rng(count).uniform(8, 52, (count, 3)), [2.5] * count)
-    return (instances > 0).astype(np.uint8) * 2
-
-
-@given(axis=st.integers(0, 2), every=st.integers(1, 20), seed=st.integers(0, 99))
-@settings(max_examples=12, deadline=None)
-def test_every_nth_slice_is_known_and_nothing_else(axis, every, seed):
-    labels = labels_with(5)
-    sparse = sparsify(labels, np.random.default_rng(seed), Sparse(axis=axis, every=every), 1.0)
-    known = np.flatnonzero(np.moveaxis(sparse, axis, 0).reshape(60, -1).max(1) != NOT_LOOKED)
-    assert known[0] < every
-    assert np.array_equal(known, np.arange(known[0], 60, every))
-    assert np.array_equal(sparse[sparse >= 0], labels[sparse >= 0])
-    assert (sparse == NOT_LOOKED).sum() == 60 * 60 * (60 - len(known))
-
-
-def test_slices_at_random_and_the_largest():
-    labels = labels_with(8)
-    some = sparsify(labels, np.random.default_rng(0), Sparse(kind="random", slices=7), 1.0)
-    assert (some >= 0).any((0, 1)).sum() == 7
-    large = sparsify(labels, np.random.default_rng(0), Sparse(kind="largest", slices=3), 1.0)
-    area = np.count_nonzero(labels, (0, 1))
-    chosen = (large >= 0).any((0, 1))
-    assert chosen.sum() == 3
-    assert area[chosen].min() >= area[~chosen].max()
-
-
-def test_a_share_of_the_lesions_is_known_with_the_background_around():
-    labels = labels_with(20)
-    parts, count = ndimage.label(labels, np.ones((3, 3, 3)))
-    sparse = sparsify(labels, np.random.default_rng(1), Sparse(kind="lesions", share=0.25, margin_mm=3.0), 1.0)
-    kept = {n for n in range(1, count + 1) if (sparse[parts == n] == 2).all()}
-    lost = {n for n in range(1, count + 1) if (sparse[parts == n] == NOT_LOOKED).all()}
-    assert len(kept) == round(0.25 * count)
-    assert kept | lost == set(range(1, count + 1))
-    distance = ndimage.distance_transform_edt(~np.isin(parts, list(kept)))
-    assert np.array_equal(sparse == 0, (labels == 0) & (distance <= 3))
-
-
-def test_what_nobody_looked_at_has_no_influence():
-    labels = labels_with(10)
-    for chosen in (Sparse(every=9), Sparse(kind="random", slices=6)):
-        sparse = sparsify(labels, np.random.default_rng(4), chosen, 1.0)
-        other = np.where(sparse == NOT_LOOKED, 7, labels).astype(np.uint8)
-        assert np.array_equal(sparsify(other, np.random.default_rng(4), chosen, 1.0), sparse)
-
-
-def test_wrong_settings_and_labels_are_refused():
+def test_wrong_settings_are_refused():
     with pytest.raises(SettingsError, match=r"bias_mm = \(1.0, -1.0\); expected -5.0 <= lowest"):
         parse(Raters, {"bias_mm": (1.0, -1.0)}, "recipe")
-    with pytest.raises(LabelError, match="class 200; classes up to 127"):
-        sparsify(np.full((2, 2, 2), 200, np.uint8), np.random.default_rng(0), Sparse(), 1.0)

@@ -200,6 +200,7 @@ def test_tables_and_maps_on_disk_agree(rims):
     rimmed = [int(row["id"]) for row in rows if row["rim"] == "1"]
     np.testing.assert_array_equal(load("desc-rims_dseg"), np.where(np.isin(instances, rimmed), 2, lesion))
     assert read_bids(rims, mask="rims").labels == {"lesion": 1, "rim": 2}
+    assert read_bids(rims, mask="sparse").labels == {"lesion": 1}
     sparse = load("desc-sparse_dseg")
     looked = (sparse != 255).any((0, 1))
     np.testing.assert_array_equal(sparse[..., looked], lesion[..., looked])
@@ -217,10 +218,11 @@ def test_two_visits_are_two_sessions(tmp_path):
 
 
 def test_classes_of_a_cohort_are_written_where_the_reader_finds_them(tmp_path):
-    recipe = make_recipe("glioma-2024", {"spacing": 4.0, "sequences": ["FLAIR"]})
-    out = simulate_cohort(tmp_path / "out", recipe, subjects=1, seed=2, workers=1)
-    cohort = read_bids(out, mask="tumour")
-    assert cohort.labels == {"NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+    changes = {"spacing": 4.0, "sequences": ["FLAIR"], "sparse": {"kind": "scribbles"}}
+    out = simulate_cohort(tmp_path / "out", make_recipe("glioma-2024", changes), subjects=1, seed=2, workers=1)
+    cohort, part = (read_bids(out, mask=mask) for mask in ("tumour", "sparse"))
+    assert cohort.labels == part.labels == {"NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+    assert [cohort.cases[0].sparse, part.cases[0].sparse] == [False, True]
     whole = np.asarray(nib.load(read_bids(out).cases[0].label).dataobj)
     labels = np.asarray(nib.load(cohort.cases[0].label).dataobj)
     np.testing.assert_array_equal(whole > 0, np.isin(labels, (1, 2, 3)))

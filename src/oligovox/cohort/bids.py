@@ -1,8 +1,8 @@
 """Read a BIDS folder: raw sequences below sub-*/, masks below derivatives/.
 
-Only folder and file names are read, participants.tsv, and what derivatives say they are. Masks may lie in any pipeline folder
-(derivatives/<pipeline>/sub-*/) or directly in derivatives/sub-*/, but not in one of our own predictions, which are no labels;
-sourcedata/ and everything else at the top is not looked at.
+Only folder and file names are read, participants.tsv, what derivatives say they are, and what a mask says it may hold. Masks may lie in any
+pipeline folder (derivatives/<pipeline>/sub-*/) or directly in derivatives/sub-*/, but not in one of our own predictions, which are no
+labels; sourcedata/ and everything else at the top is not looked at.
 
 Source: Gorgolewski et al., Scientific Data 2016; BIDS specification 1.10, "Magnetic Resonance Imaging" and "Imaging derivatives".
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from oligovox.cohort.annotate import SPARSE, says_sparse
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.modalities import canonical
 from oligovox.errors import CohortError, SettingsError
@@ -77,7 +78,7 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
         mask: what label masks are called: `desc-<mask>_mask`, `label-<mask>_mask`, the same with `_dseg`, or a plain `_dseg`
             with neither entity. None: label masks are not looked at, however many there are.
         labels: foreground class → value in the label files. When not given, what the dataset's own table `…_dseg.tsv` of that name
-            says (columns index, name), and {mask: 1} where there is none.
+            says (columns index, name), and {mask: 1} where there is none ({"lesion": 1} of masks called sparse).
 
     Returns:
         The cohort, named after the folder; the further columns of participants.tsv are in `case.info`.
@@ -104,12 +105,14 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
             continue
         spaces = {image.space for image in images.values()}
         masks = [file for file in (*files, *beside) if _in_spaces(file, spaces)]
+        label = _label(masks, mask) if mask else None
         cases.append(
             Case(
                 subject=subject,
                 session=session,
                 images={name: image.path for name, image in images.items()},
-                label=_label(masks, mask) if mask else None,
+                label=label,
+                sparse=label is not None and says_sparse(label),
                 brain=_only(
                     [m for m in masks if m.suffix == "mask" and (_called(m, "brain") or _called(m, "body"))],
                     "brain or body masks",
@@ -131,7 +134,7 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
             )
     return Cohort(
         cases=tuple(cases),
-        labels=labels or _lookup(root, mask) or {mask or "lesion": 1},
+        labels=labels or _lookup(root, mask) or {mask if mask and mask != SPARSE else "lesion": 1},
         name=root.resolve().name,
     )
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from oligovox.cohort.annotate import says_sparse
 from oligovox.cohort.modalities import canonical
 from oligovox.errors import CohortError
 from oligovox.files import inside, read_json, read_tsv, write_json, write_tsv
@@ -22,6 +23,7 @@ class Case:
         session: label of the visit without 'ses-', '' where there is only one.
         images: modality (canonical name) → NIfTI file; any non-empty subset of the sequences.
         label: lesion mask on the grid of one of the images, or None where nobody drew one.
+        sparse: the label says of a part only what is there, and holds 255 where nobody looked; such a case trains and is never scored.
         brain: brain mask, or None.
         dataset: which cohort the case comes from ('' in a cohort of one source).
         info: further columns of participants.tsv (age, site, …), as text.
@@ -35,6 +37,7 @@ class Case:
     session: str = ""
     images: Mapping[str, Path]
     label: Path | None = None
+    sparse: bool = False
     brain: Path | None = None
     dataset: str = ""
     info: Mapping[str, str] = field(default_factory=dict)
@@ -179,11 +182,13 @@ def merge(cohorts: Mapping[str, Cohort]) -> Cohort:
 
 def _read_row(table: Path, row: Mapping[str, str], sidecar: Mapping[str, Any]) -> Case:
     files = {key: _resolve(table, row[key]) for key in (*sidecar["Modalities"], "label", "brain") if row.get(key)}
+    label = files.pop("label", None)
     return Case(
         subject=row["subject"],
         session=row["session"],
         dataset=row["dataset"],
-        label=files.pop("label", None),
+        label=label,
+        sparse=label is not None and says_sparse(label),
         brain=files.pop("brain", None),
         images=files,
         info={key: row[column] for key, column in sidecar["Info"].items() if row.get(column)},

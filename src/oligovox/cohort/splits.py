@@ -7,7 +7,7 @@ library version, and someone who joins the cohort changes nobody else's place in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,9 @@ class Split:
             raise CohortError(f"{path}: {error}") from error
 
 
-def draw_split(people: Sequence[str], *, validation: int, test: int, seed: int, rest: int = 1) -> Split:
+def draw_split(
+    people: Sequence[str], *, validation: int, test: int, seed: int, rest: int = 1, only_train: Collection[str] = ()
+) -> Split:
     """Draw a split.
 
     Args:
@@ -80,20 +82,22 @@ def draw_split(people: Sequence[str], *, validation: int, test: int, seed: int, 
         test: how many people to keep for the end.
         seed: any integer; the same seed gives the same split.
         rest: fewest people left to train on; 0 where those are chosen elsewhere.
+        only_train: people among them who are neither tested nor validated on.
 
     Raises:
         CohortError: too few people, a negative size, or someone listed twice.
     """
-    if validation < 0 or test < 0 or validation + test + rest > len(people):
+    order = _order(people, f"split {seed}")
+    held_out = [person for person in order if person not in only_train][: test + validation]
+    if validation < 0 or test < 0 or len(held_out) < test + validation or validation + test + rest > len(people):
         raise CohortError(
             f"cannot take {validation} people to validate and {test} to test from {len(people)}; "
             f"sizes must be 0 or more and leave at least {rest} to train on"
         )
-    order = _order(people, f"split {seed}")
     return Split(
-        train=tuple(sorted(order[test + validation :])),
-        validation=tuple(sorted(order[test : test + validation])),
-        test=tuple(sorted(order[:test])),
+        train=tuple(sorted(set(order) - set(held_out))),
+        validation=tuple(sorted(held_out[test:])),
+        test=tuple(sorted(held_out[:test])),
         seed=seed,
     )
 

@@ -1,5 +1,6 @@
 """The typed API: all that the command line can do, and all that a notebook needs."""
 
+from oligovox.experiment.annotation import annotate
 from oligovox.experiment.budget_run import budget
 from oligovox.experiment.evaluation import evaluate
 from oligovox.experiment.study import demo, run, run_recipe
@@ -8,6 +9,7 @@ from oligovox.experiment.verbs import finetune, methods, predict, prepare, pretr
 from oligovox.experiment.views import views
 
 __all__ = [
+    "annotate",
     "budget",
     "demo",
     "evaluate",

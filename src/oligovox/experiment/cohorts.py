@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from oligovox.cohort.annotate import SPARSE
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort, merge
 
@@ -24,10 +25,13 @@ def read_cohort(data: Path | str, *, mask: str | None = "lesion") -> Cohort:
     return Cohort.load(data) if data.suffix == ".tsv" else read_bids(data, mask=mask)
 
 
-def planned(subjects: int) -> Cohort:
+def planned(subjects: int, mask: str = "lesion") -> Cohort:
     """A simulated cohort before it is made: names only, enough to draw a split."""
-    nowhere = Path("not-yet")
-    cases = [Case(subject=f"{n:03d}", images={"FLAIR": nowhere}, label=nowhere) for n in range(1, subjects + 1)]
+    nowhere, sparse = Path("not-yet"), mask == SPARSE
+    cases = [
+        Case(subject=f"{n:03d}", images={"FLAIR": nowhere}, label=nowhere, sparse=sparse)
+        for n in range(1, subjects + 1)
+    ]
     return Cohort(cases=tuple(cases))
 
 

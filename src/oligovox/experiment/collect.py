@@ -24,6 +24,8 @@ from oligovox.report.content import METRICS, Report, size_bins, telling_cases
 
 Rows = Sequence[Mapping[str, Any]]
 
+_SHOWN_LABELS = 3  # cases labelled in part that are drawn
+
 
 def collect(recipe: Recipe, cohort: Cohort, split: Split, store: Store, out: Path, *, command: str) -> Report:
     """Everything the page says about one run.
@@ -63,6 +65,7 @@ def collect(recipe: Recipe, cohort: Cohort, split: Split, store: Store, out: Pat
         comparisons=_comparisons(cases, baseline, recipe.seed) if baseline else (),
         bins=size_bins(lesions, list(recipe.arms)),
         shown=_shown(next(arm for arm in arms if arm.name == main), scores, cohort, store, out),
+        labels=_labelled_in_part(recipe, cohort, split, store),
     )
 
 
@@ -250,3 +253,17 @@ def _shown(
             )
         )
     return tuple(shown)
+
+
+def _labelled_in_part(recipe: Recipe, cohort: Cohort, split: Split, store: Store) -> tuple[content.LabelledCase, ...]:
+    """The first training cases of which only a part is labelled."""
+    people = {person for arm in recipe.arms.values() for person in arm_people(arm, cohort, split)}
+    return tuple(
+        content.LabelledCase(
+            case=case.name,
+            image=str(case.images[store.case(case.name).reference].resolve()),
+            label=str(case.label.resolve()),
+        )
+        for case in [case for case in cohort.of(people) if case.sparse][:_SHOWN_LABELS]
+        if case.label
+    )

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from oligovox.cohort.annotate import says_sparse
 from oligovox.cohort.manifest import Case
-from oligovox.errors import CohortError, nearest
+from oligovox.errors import CohortError, LabelError, nearest
 
 SEQUENCES = "sequences"
 """Column that every case of a cohort has: the sequences of the exam, such as 'FLAIR+T1w'."""
@@ -36,6 +37,9 @@ class Pair:
         prediction: label map.
         truth: label map on the same grid.
         info: columns by which cases can be grouped, as text.
+
+    Raises:
+        LabelError: the reference says of itself that nobody looked at a part of it.
     """
 
     case: str
@@ -44,12 +48,21 @@ class Pair:
     truth: Path
     info: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if says_sparse(self.truth):
+            raise LabelError(refusal(self.case, self.truth))
+
     @classmethod
     def of(cls, case: Case, prediction: Path) -> Pair:
         """The pair of a labelled case."""
         assert case.label is not None, "only labelled cases can be scored"
         info = {**case.info, SEQUENCES: "+".join(sorted(case.images))}
         return cls(case.name, case.person, prediction, case.label, info)
+
+
+def refusal(case: str, truth: Path) -> str:
+    """Why nothing is scored against a label of a part: what is predicted where nobody looked is neither right nor wrong."""
+    return f"{case}: only a part of it is labelled ({truth}), so it cannot be scored; give a full mask, or name other people to score"
 
 
 def strata(pairs: Iterable[Pair], column: str) -> dict[str, list[str]]:

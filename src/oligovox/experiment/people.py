@@ -9,13 +9,26 @@ from oligovox.experiment.recipe import Arm, Recipe
 
 
 def draw(recipe: Recipe, cohort: Cohort) -> Split:
-    """Test and validation people as the recipe says; `train` are the people whose labels are used."""
+    """Test and validation people as the recipe says; `train` are the people whose labels are used.
+
+    Who is labelled in part is trained on only.
+
+    Raises:
+        CohortError: someone named is not in the cohort.
+        LabelError: someone named has no label, or only a part of one to be scored against; or more people are asked for than there are.
+    """
     choice, labelled = recipe.split, sorted({case.person for case in cohort.labelled})
     named = [p for part in (choice.test, choice.validation, choice.labels) if not isinstance(part, int) for p in part]
     cohort.of(named)  # says who is unknown
     if unlabelled := [person for person in named if person not in labelled]:
         raise LabelError(
             f"the split names '{unlabelled[0]}', who has no label in {cohort.name}; name people with a lesion mask"
+        )
+    sparse = {case.person for case in cohort.labelled if case.sparse}
+    scored = [p for part in (choice.test, choice.validation) if not isinstance(part, int) for p in part]
+    if partly := [person for person in scored if person in sparse]:
+        raise LabelError(
+            f"the split tests or validates on '{partly[0]}', of whom only a part is labelled in {cohort.name}; name people with a full mask"
         )
     free = [person for person in labelled if person not in named]
     counts = {k: v for k in ("test", "validation") if isinstance(v := getattr(choice, k), int)}
@@ -25,8 +38,13 @@ def draw(recipe: Recipe, cohort: Cohort) -> Split:
             f"the split asks for {wanted} labelled people (test, validation, labels), {cohort.name} has {len(free)} "
             "that are not named already; lower the numbers"
         )
+    if sum(counts.values()) > len(whole := [person for person in free if person not in sparse]):
+        raise LabelError(
+            f"the split asks for {sum(counts.values())} people to test and validate on, {cohort.name} has {len(whole)} with a full mask "
+            "that are not named already; lower the numbers, or label more people fully"
+        )
     sizes = {group: counts.get(group, 0) for group in ("validation", "test")}
-    drawn = draw_split(free, **sizes, seed=recipe.seed, rest=int(isinstance(choice.labels, int)))
+    drawn = draw_split(free, **sizes, seed=recipe.seed, rest=int(isinstance(choice.labels, int)), only_train=sparse)
     test = drawn.test if isinstance(choice.test, int) else choice.test
     validation = drawn.validation if isinstance(choice.validation, int) else choice.validation
     if isinstance(choice.labels, int):

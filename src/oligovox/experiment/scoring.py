@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from oligovox.cohort.manifest import Case
-from oligovox.errors import CohortError, GeometryError
-from oligovox.experiment.pairs import Pair, strata
+from oligovox.errors import CohortError, GeometryError, LabelError
+from oligovox.experiment.pairs import Pair, refusal, strata
 from oligovox.experiment.summary import by_person, columns_of, summarise, summary_rows
 from oligovox.files import write_json, write_tsv
 from oligovox.metrics.bootstrap import paired_difference
@@ -98,8 +98,11 @@ def check_grids(cases: Iterable[Case], plan: Plan) -> None:
 
     Raises:
         GeometryError: a mask lies on the grid of another sequence.
+        LabelError: only a part of a case is labelled.
     """
     for case in cases:
+        if case.label and case.sparse:
+            raise LabelError(refusal(case.name, case.label))
         used = [name for name in (*plan.reference, *plan.modalities) if name in plan.modalities and name in case.images]
         reference = next(iter(used), "")
         if not case.label or not case.label.is_file() or not reference:

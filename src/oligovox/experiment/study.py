@@ -103,7 +103,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     check_writable(out)
     _check_stages(recipe)
     given = {name: choice.read() for name, choice in recipe.cohorts.items() if not choice.simulate}
-    to_come = {name: planned(c.simulate.subjects) for name, c in recipe.cohorts.items() if c.simulate}
+    to_come = {name: planned(c.simulate.subjects, c.mask) for name, c in recipe.cohorts.items() if c.simulate}
     everyone = together({name: (given | to_come)[name] for name in recipe.cohorts})
     split = draw(recipe, everyone)
     if recipe.pretrain:

@@ -257,8 +257,11 @@ def resample_labels(volume: Volume, affine: np.ndarray, shape: Shape, classes: i
     Unlike nearest-neighbour interpolation this gives smooth borders and keeps thin structures. Where shares are equal (every
     second voxel border when the voxel size doubles), the nearest voxel decides, so that volumes neither grow nor shrink.
 
+    Where nobody looked (-1) is no class: the nearest voxel alone decides whether somebody looked, and only voxels that somebody looked at
+    have a share in a class. Outside the field of view nobody looked then; a label without any -1 is background there.
+
     Args:
-        volume: class indices 0 … classes.
+        volume: class indices 0 … classes; -1 where nobody looked.
         affine: 4×4 of the wanted grid.
         shape: its voxels.
         classes: number of foreground classes.
@@ -273,6 +276,8 @@ def resample_labels(volume: Volume, affine: np.ndarray, shape: Shape, classes: i
         share = resample_to(mask, affine, shape, 1).array + np.float32(1e-3) * (nearest == index)
         wins = share > best
         label[wins], best[wins] = index, share[wins]
+    if (volume.array < 0).any():
+        label[(nearest < 0) | ~inside(volume, affine, shape)] = -1
     return label
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from oligovox.cohort.annotate import DECLARED, NOBODY_LOOKED, NOT_LOOKED
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.errors import CohortError, GeometryError, ImageError, LabelError, OutputError
 from oligovox.files import atomic_folder, check_writable, hash_file, hash_json, read_json, sweep, write_json
@@ -174,6 +175,7 @@ def _prepare_case(case: Case, plan: Plan, scheme: Mapping[str, int], cases: Path
         hashes,
         plan.model_dump(mode="json"),
         list(scheme.items()),
+        *(["sparse"] if case.sparse else []),
     ]
     content = hash_json(identity)
     folder = cases / case.name
@@ -183,7 +185,7 @@ def _prepare_case(case: Case, plan: Plan, scheme: Mapping[str, int], cases: Path
     prepared = _to_one_grid(case, loaded, plan, len(scheme))
     reference = loaded.images[loaded.reference]
     placement = Placement(reference.shape, reference.affine, prepared.shape, prepared.affine)
-    lesion_voxels = 0 if prepared.label is None else int(np.count_nonzero(prepared.label))
+    lesion_voxels, unlooked = _counted(prepared.label)
     about = {
         "name": case.name,
         "person": case.person,
@@ -193,6 +195,7 @@ def _prepare_case(case: Case, plan: Plan, scheme: Mapping[str, int], cases: Path
         "spacing": geometry.spacing_of(prepared.affine),
         "labelled": prepared.label is not None,
         "lesion_voxels": lesion_voxels,
+        "unlooked_voxels": unlooked,
         "reference": loaded.reference,
         "placement": placement.as_json(),
         "sources": {key: str(path.absolute()) for key, path in sources.items()},
@@ -224,7 +227,7 @@ def _load(case: Case, sources: Mapping[str, Path], plan: Plan, scheme: Mapping[s
     if case.label:
         label = geometry.read_volume(case.label, empty_ok=True)
         _check_on_a_grid(case.label, label, images)
-        label = Volume(_class_indices(case.label, label.array, scheme), label.affine)
+        label = Volume(_class_indices(case.label, label.array, scheme, sparse=case.sparse), label.affine)
     if case.brain:
         brain = geometry.read_volume(case.brain, empty_ok=True)
         _check_on_a_grid(case.brain, brain, images)
@@ -249,19 +252,39 @@ def _check_on_a_grid(path: Path, mask: Volume, images: Mapping[str, Volume]) -> 
     )
 
 
-def _class_indices(path: Path, values: np.ndarray, scheme: Mapping[str, int]) -> np.ndarray:
-    """Values of the file → 0, 1, 2 … in the order of the scheme (int8)."""
+def _class_indices(path: Path, values: np.ndarray, scheme: Mapping[str, int], *, sparse: bool) -> np.ndarray:
+    """Values of the file → 0, 1, 2 … in the order of the scheme, -1 where a sparse label says that nobody looked (int8)."""
     result = np.zeros(values.shape, dtype=np.int8)
+    if sparse:
+        _check_sparse(path, values, scheme)
+        result[values == NOBODY_LOOKED] = NOT_LOOKED
     for index, value in enumerate(scheme.values(), start=1):
         result[np.abs(values - value) < 1e-3] = index
     unknown = np.unique(values[(result == 0) & (np.abs(values) >= 1e-3)])
     if unknown.size:
         known = ", ".join(f"{value} = {name}" for name, value in scheme.items())
         shown = ", ".join(f"{value:g}" for value in unknown[:5]) + (" …" if unknown.size > 5 else "")
+        hint = f', or say beside it that {NOBODY_LOOKED} is where nobody looked ("{DECLARED}": {NOBODY_LOOKED} in its .json)'
         raise LabelError(
             f"{path}: has the values {shown}; expected 0 = background, {known}; name them in the label scheme"
+            + (hint if NOBODY_LOOKED in unknown else "")
         )
     return result
+
+
+def _check_sparse(path: Path, values: np.ndarray, scheme: Mapping[str, int]) -> None:
+    if NOBODY_LOOKED in scheme.values():
+        named = next(name for name, value in scheme.items() if value == NOBODY_LOOKED)
+        raise LabelError(
+            f"{path}: says that {NOBODY_LOOKED} is where nobody looked, but the label scheme calls it {named}; give the class another value"
+        )
+    if (values == NOBODY_LOOKED).all():
+        raise LabelError(f"{path}: every voxel is {NOBODY_LOOKED}, so nobody looked at all; leave the mask out")
+
+
+def _counted(label: np.ndarray | None) -> tuple[int, int]:
+    """Voxels of lesion, and voxels that nobody looked at; both 0 without a label."""
+    return (0, 0) if label is None else (int(np.count_nonzero(label > 0)), int(np.count_nonzero(label < 0)))
 
 
 def _to_one_grid(case: Case, loaded: _Loaded, plan: Plan, classes: int) -> _Prepared:
@@ -289,6 +312,10 @@ def _to_one_grid(case: Case, loaded: _Loaded, plan: Plan, classes: int) -> _Prep
         {"step": "crop", "low": low, "high": high, "margin_voxels": plan.margin},
     ]
     if loaded.label and prepared.label is not None:
+        if (prepared.label < 0).all():
+            raise LabelError(
+                f"{case.label}: nobody looked at any voxel of the prepared grid; leave the mask out, or prepare finer voxels"
+            )
         prepared.steps.append(_label_step(case, loaded.label, prepared))
     prepared.image = np.zeros((len(loaded.images), *prepared.shape), dtype=np.float16)
     for channel, (name, volume) in enumerate(loaded.images.items()):
@@ -318,11 +345,14 @@ def _box(mask: np.ndarray, margin: int) -> tuple[Shape, Shape]:
 def _label_step(case: Case, native: Volume, prepared: _Prepared) -> dict[str, Any]:
     """How much lesion there was and is; says so where resampling lost all of it."""
     assert prepared.label is not None
-    before = float(np.count_nonzero(native.array) * np.prod(geometry.spacing_of(native.affine)))
-    after = float(np.count_nonzero(prepared.label) * np.prod(geometry.spacing_of(prepared.affine)))
+    before = float(np.count_nonzero(native.array > 0) * np.prod(geometry.spacing_of(native.affine)))
+    after = float(np.count_nonzero(prepared.label > 0) * np.prod(geometry.spacing_of(prepared.affine)))
     if before and not after:
         _log.warning("%s: its %.1f mm³ of lesion are lost at this spacing; choose a finer one", case.name, before)
-    return {"step": "label", "lesion_mm3_native": before, "lesion_mm3_prepared": after}
+    step = {"step": "label", "lesion_mm3_native": before, "lesion_mm3_prepared": after}
+    if (prepared.label < 0).any():
+        step["foreground_looked_at"] = float((prepared.label[prepared.foreground] >= 0).mean())
+    return step
 
 
 def _sequence(case: Case, name: str, volume: Volume, reference: Volume, prepared: _Prepared) -> np.ndarray:
@@ -364,6 +394,10 @@ def _write(folder: Path, prepared: _Prepared, about: Mapping[str, Any], rng: np.
     }
     if prepared.label is not None:
         arrays |= {"label": prepared.label, "lesion_voxels": lesion_balanced_voxels(prepared.label, rng)}
+        if about["unlooked_voxels"]:
+            looked = prepared.label >= 0
+            seen = looked & prepared.foreground
+            arrays["looked_voxels"] = some_voxels(seen if seen.any() else looked, rng)
     with atomic_folder(folder) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)

@@ -2,10 +2,11 @@
 
     STORE/store.json                    plan, label scheme, format version, names of the cases, finished or not
     STORE/cases/<name>/image.npy             float16 (m, x, y, z), C order: the sequences the case has, in the plan's order
-                       label.npy             int8 (x, y, z), class index; only where someone labelled
+                       label.npy             int8 (x, y, z), class index, -1 where nobody looked; only where someone labelled
                        foreground.npy        bool (x, y, z)
                        foreground_voxels.npy int16 (n, 3), to draw patches from
                        lesion_voxels.npy     int16 (n, 3), only beside label.npy
+                       looked_voxels.npy     int16 (n, 3), only beside a label of a part
                        case.json             names, shape, placement, provenance, content hash
 
 A case folder is there whole or not at all. Why this format: docs/decisions/0003-store.md.
@@ -24,7 +25,7 @@ from pydantic import Field, field_validator
 from scipy import ndimage
 
 from oligovox.cohort.modalities import canonical
-from oligovox.errors import CohortError, nearest
+from oligovox.errors import CohortError, LabelError, nearest
 from oligovox.files import read_json, write_json
 from oligovox.prepare.geometry import Placement
 from oligovox.settings import Settings, parse
@@ -76,6 +77,7 @@ class StoredCase:
         placement: the way back to the native grid.
         sources: modality → path of its file; also 'label' and 'brain' where there are such files.
         reference: the modality whose file gives the native grid.
+        unlooked_voxels: voxels that nobody looked at of a case that is labelled in part; 0 where all of it was labelled, or nothing.
     """
 
     folder: Path
@@ -90,13 +92,31 @@ class StoredCase:
     placement: Placement
     sources: Mapping[str, str]
     reference: str = ""
+    unlooked_voxels: int = 0
+
+    @property
+    def sparse(self) -> bool:
+        """Whether somebody labelled a part of it only."""
+        return self.unlooked_voxels > 0
 
     def image(self) -> np.ndarray:
         """float16 (m, x, y, z), memory-mapped: the present sequences in plan order, z-scored, 0 outside the foreground."""
         return self._load("image")
 
     def label(self) -> np.ndarray | None:
-        """int8 (x, y, z), memory-mapped: 0 background, k the k-th class of the scheme; None where nobody labelled."""
+        """int8 (x, y, z), memory-mapped: 0 background, k the k-th class of the scheme; None where nobody labelled.
+
+        Raises:
+            LabelError: only a part was labelled, so nothing can be scored against it; `known_label` is for training.
+        """
+        if self.sparse:
+            raise LabelError(
+                f"{self.name}: only a part of it is labelled, so it cannot be scored; give a full mask, or train on this person only"
+            )
+        return self.known_label()
+
+    def known_label(self) -> np.ndarray | None:
+        """The same, with -1 where nobody looked."""
         return self._load("label") if self.labelled else None
 
     def foreground(self) -> np.ndarray:
@@ -113,6 +133,11 @@ class StoredCase:
         A row drawn at random hits each connected lesion with the same probability, however small it is.
         """
         return self._load("lesion_voxels") if self.labelled else np.zeros((0, 3), dtype=np.int16)
+
+    def looked_voxels(self) -> np.ndarray:
+        """int16 (n, 3), memory-mapped: of a case labelled in part, a random subset of the voxels that somebody looked at, n ≤ `MOST_VOXELS`;
+        those in the foreground where there are any."""
+        return self._load("looked_voxels")
 
     def _load(self, name: str) -> np.ndarray:
         path = self.folder / f"{name}.npy"
@@ -245,6 +270,7 @@ def read_case(folder: Path) -> StoredCase:
             placement=Placement.from_json(content["placement"]),
             sources=content["sources"],
             reference=content["reference"],
+            unlooked_voxels=content.get("unlooked_voxels", 0),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CohortError(f"{table}: not a case of a store ({type(error).__name__}: {error}); prepare again") from error
@@ -263,7 +289,7 @@ def lesion_balanced_voxels(label: np.ndarray, rng: np.random.Generator, most: in
 
     Voxels of small lesions are repeated; of more lesions than `most`, a random subset is kept.
     """
-    flat = np.flatnonzero(label)
+    flat = np.flatnonzero(label > 0)
     if not flat.size:
         return np.zeros((0, 3), dtype=np.int16)
     lesions, count = ndimage.label(label > 0, structure=np.ones((3, 3, 3)))

@@ -175,6 +175,14 @@ class ShownCase(Settings):
     lesions: tuple[Lesion, ...] = ()
 
 
+class LabelledCase(Settings):
+    """One training case of which only a part is labelled. Paths are absolute or relative to the folder of the report."""
+
+    case: str
+    image: Text = Field(description="NIfTI file")
+    label: Text = Field(description="NIfTI label map on the same grid; 255 where nobody looked")
+
+
 class Report(Settings):
     """Everything on one page."""
 
@@ -193,6 +201,7 @@ class Report(Settings):
     comparisons: tuple[Comparison, ...] = ()
     bins: tuple[SizeBin, ...] = ()
     shown: tuple[ShownCase, ...] = ()
+    labels: tuple[LabelledCase, ...] = Field((), description="what is labelled, where it is only a part")
 
     @model_validator(mode="after")
     def _arms_exist(self) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from importlib.resources import files as package_files
 from itertools import groupby
@@ -12,6 +13,7 @@ from oligovox.errors import CheckpointError
 from oligovox.files import atomic_file, read_json, write_json
 from oligovox.report import figures, tables
 from oligovox.report.content import METRICS, MetricName, Report, ShownCase
+from oligovox.report.labels import labels_png, read_view
 from oligovox.report.overlay import overlay
 from oligovox.report.text import UNDEFINED, Html, count, escape, interval, number
 from oligovox.report.verdict import Verdict, judge, verdict
@@ -94,6 +96,7 @@ def render(report: Report, root: Path = Path()) -> str:
         "results": ("Results", _results(report)),
         "lesions": ("Lesions", _lesions(report)),
         "pictures": ("Pictures", _pictures(report, root)),
+        "labels": ("Labels", _labels(report, root)),
         "training": ("Training", _training(report)),
         "data": ("Data", _data(report)),
         "repeat": ("How to repeat it", _repeat(report)),
@@ -213,6 +216,25 @@ def _shown(report: Report, case: ShownCase, root: Path) -> list[str]:
     parts = [f"<h3>{escape(case.case)} <small>({escape(case.role)})</small></h3>"]
     parts.append(f"<figure>{picture.svg}<figcaption>{' '.join(words)}</figcaption></figure>")
     return parts + ([tables.lesions(case, report.ordered)] if case.lesions else [])
+
+
+def _labels(report: Report, root: Path) -> list[str]:
+    """Training cases of which only a part is labelled; what cannot be drawn is said."""
+    views, notes = [], []
+    for case in report.labels:
+        try:
+            views.append(read_view(case.case, root / case.image, root / case.label))
+        except Exception as error:  # any file may lie here; a page never fails because of a picture
+            notes.append(f"{case.case} is not drawn ({' '.join(str(error).split())[:120]}).")
+    if not views:
+        return [f"<p>{escape(note)}</p>" for note in notes]
+    picture = base64.b64encode(labels_png(views)).decode()
+    caption = (
+        "Training cases that are labelled in part: inside the blue border somebody looked, and drew the lesions outlined in orange; the rest is pale, "
+        "and no loss was computed there. Cut where most lesion is known. " + " ".join(notes)
+    )
+    what = escape(f"What is labelled of {', '.join(view.title for view in views)}")
+    return [figure(Html(f'<img src="data:image/png;base64,{picture}" alt="{what}">'), caption.strip())]
 
 
 def _key(style: str) -> str:

@@ -26,7 +26,8 @@ class Stream:
         cases: drawn uniformly by person, then by session of that person.
         count: samples per micro-batch.
         policy: where patches lie. "uniform": anywhere in the volume; "foreground": around a random foreground voxel;
-            "lesion": a share of them around a random lesion voxel, the rest as "foreground".
+            "lesion": a share of them around a random lesion voxel, the rest as "foreground"; of cases labelled in part the rest lie around a
+            random voxel that somebody looked at, so that every patch holds one.
         lesion_share: that share, in [0, 1]; only used by "lesion".
         use_labels: False gives label -1 everywhere: the cases count as unlabelled.
 
@@ -125,7 +126,9 @@ class PatchSource:
                 room = np.maximum(np.subtract(case.shape, self.patch), 0)
                 corner = self._fitted(rng.integers(0, room + 1), case)
             else:
-                corner = self._around(_any_voxel(case.foreground_voxels(), rng), case, rng)
+                looked = stream.policy == "lesion" and case.sparse
+                voxels = case.looked_voxels() if looked else case.foreground_voxels()
+                corner = self._around(_any_voxel(voxels, rng), case, rng)
         return Patch(case, corner, stream.use_labels)
 
     def batch(self, step: int, micro: int) -> Batch:
@@ -144,7 +147,7 @@ class PatchSource:
             for channel, values in zip(channels, case.image(), strict=True):  # widened on the way
                 image[slot, channel, x, y, z] = _read(values, inside)
             foreground[slot, 0, x, y, z] = _read(case.foreground(), inside)
-            known = case.label() if cut.use_labels else None
+            known = case.known_label() if cut.use_labels else None
             if known is not None:
                 label[slot, x, y, z] = _read(known, inside)
         return Batch(

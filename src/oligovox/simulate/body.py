@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from oligovox.cohort.annotate import SPARSE, Sparse, as_file, sparsify
 from oligovox.simulate.anatomy.abdomen import draw_abdomen
 from oligovox.simulate.anatomy.brain import Anatomy, draw_anatomy, template
 from oligovox.simulate.anatomy.head import draw_head
@@ -20,12 +21,11 @@ from oligovox.simulate.pathology.implants import read_donors
 from oligovox.simulate.pathology.lesions import Lesions, grow_lesions
 from oligovox.simulate.pathology.rims import RimMap, draw_rims
 from oligovox.simulate.physics.scene import Parts
-from oligovox.simulate.raters import Raters, Sparse, consensus, draw_rater_labels, draw_raters, sparsify
+from oligovox.simulate.raters import Raters, consensus, draw_rater_labels, draw_raters
 from oligovox.simulate.recipe import AbdomenRecipe, BrainRecipe, Recipe
 
 _BRAIN_MARGIN = 8.0  # mm of air around a stripped brain
 _HEAD_MARGIN = (25.0, 25.0, 30.0, 40.0, 75.0, 25.0)  # mm: left, right, back, front, below, above
-_NOBODY_LOOKED = 255
 RIM_CLASSES = {"lesion": 1, "rim": 2}
 """Of the label map `rims`: lesions without and with a paramagnetic rim."""
 
@@ -105,7 +105,7 @@ def _brain(recipe: BrainRecipe, rng: Rng, visit: int) -> Body:
         anatomy = tumour.anatomy
         others = grow_confounders(rng("confounders"), anatomy, recipe.confounders, age)
         parts = tumour.paint(others.paint(anatomy.parts()))
-        truth = _tumour_truth(recipe, rng, tumour)
+        truth = _tumour_truth(recipe, rng, tumour, anatomy.brain)
     else:
         lesions = _lesions(recipe, rng, anatomy, visit)
         others = grow_confounders(rng("confounders"), anatomy, recipe.confounders, age)
@@ -113,7 +113,7 @@ def _brain(recipe: BrainRecipe, rng: Rng, visit: int) -> Body:
         rims = draw_rims(rng("rims"), anatomy, lesions, recipe.rims) if recipe.rims else None
         parts = rims.paint(parts) if rims else parts
         before = _lesions(recipe, rng, anatomy, visit - 1).mask if visit > 1 else None
-        truth = _lesion_truth(recipe, rng, lesions, rims, before, doubt=others.dirty)
+        truth = _lesion_truth(recipe, rng, lesions, rims, before, anatomy.brain, doubt=others.dirty)
     if recipe.head:
         parts = (*parts, *draw_head(rng("head"), anatomy, recipe.head))
     assert truth.lesions is not None
@@ -146,6 +146,7 @@ def _lesion_truth(
     lesions: Lesions,
     rims: RimMap | None,
     before: NDArray[np.bool_] | None,
+    brain: NDArray[np.bool_],
     *,
     doubt: Volume,
 ) -> Truth:
@@ -166,23 +167,23 @@ def _lesion_truth(
     if before is not None:
         others["change"] = _change(before, mask, lesions.instances)
     labels = mask.astype(np.uint8)
-    others |= _sparse(recipe.sparse, rng, labels, recipe.spacing)
+    others |= _sparse(recipe.sparse, rng, labels, recipe.spacing, brain)
     return Truth(labels, {"lesion": 1}, "lesion", mask, lesions.instances, tuple(rows), others)
 
 
-def _tumour_truth(recipe: BrainRecipe, rng: Rng, tumour: Tumour) -> Truth:
+def _tumour_truth(recipe: BrainRecipe, rng: Rng, tumour: Tumour, brain: NDArray[np.bool_]) -> Truth:
     """The tumour's compartments; a resection cavity is no lesion, but belongs to its tumour's row and number."""
     labels, cavity = tumour.labels, tumour.classes.get("RC", 0)
     whole = (labels > 0) & (labels != cavity)
     others = _several_raters(recipe.raters, rng, labels, recipe.spacing)
-    others |= _sparse(recipe.sparse, rng, labels, recipe.spacing)
+    others |= _sparse(recipe.sparse, rng, labels, recipe.spacing, brain)
     return Truth(labels, tumour.classes, "tumour", whole, tumour.instances, tuple(tumour.rows), others)
 
 
 def _abdomen(recipe: AbdomenRecipe, rng: Rng) -> Body:
     drawn = draw_abdomen(rng("person"), recipe.anatomy)
     others = _several_raters(recipe.raters, rng, drawn.labels, drawn.spacing)
-    others |= _sparse(recipe.sparse, rng, drawn.labels, drawn.spacing)
+    others |= _sparse(recipe.sparse, rng, drawn.labels, drawn.spacing, drawn.body)
     told = tuple(f"{name}_mL" for name in drawn.classes)
     truth = Truth(drawn.labels, drawn.classes, "organs", others=others, told=told)
     facts = {"labels": "organs", "classes": dict(drawn.classes), **drawn.facts}
@@ -199,13 +200,10 @@ def _several_raters(
 
 
 def _sparse(
-    sparse: Sparse | None, rng: Rng, labels: NDArray[np.uint8], spacing: Spacing
+    sparse: Sparse | None, rng: Rng, labels: NDArray[np.uint8], spacing: Spacing, inside: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.uint8]]:
-    """The sparse label as a file can hold it: 255 where nobody looked."""
-    if sparse is None:
-        return {}
-    known = sparsify(labels, rng("sparse"), sparse, spacing)
-    return {"sparse": np.where(known < 0, _NOBODY_LOOKED, known).astype(np.uint8)}
+    """The sparse label as a file can hold it."""
+    return {SPARSE: as_file(sparsify(labels, rng("sparse"), sparse, spacing, inside))} if sparse else {}
 
 
 def _with_rims(

@@ -1,16 +1,14 @@
-"""Labels as people make them: outlines too wide or too narrow, small lesions missed, others imagined; and labels of a part only.
+"""Labels as people make them: outlines too wide or too narrow, small lesions missed, others imagined.
 
 A rater's threshold on partial volume is not a setting of its own: who outlines a voxel less than half filled draws too wide, by less
-than a voxel.
-
-File convention for a part nobody looked at: -1 in memory (int8), 255 in a NIfTI of uint8. Neither is a class.
+than a voxel. Labels of a part only are derived in `cohort/annotate.py`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +16,16 @@ from pydantic import Field, model_validator
 from scipy import ndimage
 from scipy.special import expit
 
+from oligovox.cohort.annotate import Mask, grown, sizes
 from oligovox.errors import LabelError
 from oligovox.settings import Settings, ascending
 from oligovox.simulate.fields import Spacing, Volume, smooth_field
 
 L = TypeVar("L", np.bool_, np.uint8)
-Mask: TypeAlias = NDArray[np.bool_]
-Box: TypeAlias = tuple[slice, ...]
-
-NOT_LOOKED = -1
-"""In a sparse label: nobody looked here."""
 
 _WOBBLE = 3.0  # scale on which an outline wanders, mm (chosen)
 _FALSE = (2.7, 0.6)  # mean and standard deviation of ln(volume / mm³) of a false lesion (chosen)
 _ALIKE = 1.0  # standard deviation of how hard a lesion is to see, shared by all raters, in ln(volume) (chosen)
-_NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 
 class Raters(Settings):
@@ -58,21 +51,6 @@ class Raters(Settings):
         for name, least, most in (("bias_mm", -5.0, 5.0), ("half_seen_mm3", 0.001, 1e5)):
             ascending(name, getattr(self, name), least, most)
         return self
-
-
-class Sparse(Settings):
-    """Which part of a label somebody has drawn; the rest is not known to be anything."""
-
-    kind: Literal["every", "random", "largest", "lesions"] = Field(
-        "every", description="every n-th slice; some slices at random; those with the largest area; some lesions"
-    )
-    axis: int = Field(2, ge=0, le=2, description="axis across the slices, 2 = axial")
-    every: int = Field(10, ge=1, description="for every: distance between labelled slices, slices")
-    slices: int = Field(5, ge=1, description="for random and largest: how many")
-    share: float = Field(0.3, gt=0, le=1, description="for lesions: part of the lesions that was drawn, at least one")
-    margin_mm: float = Field(
-        5.0, ge=0, le=50, description="for lesions: around each drawn one this far is known to be background, mm"
-    )
 
 
 def draw_raters(
@@ -101,7 +79,7 @@ def draw_raters(
     Returns:
         One mask (x, y, z) a rater.
     """
-    size = _sizes(spacing)
+    size = sizes(spacing)
     people = range(settings.raters)
     bias = rng.uniform(settings.bias_mm[0], settings.bias_mm[1], settings.raters)
     half = np.log(rng.uniform(settings.half_seen_mm3[0], settings.half_seen_mm3[1], settings.raters))
@@ -110,7 +88,7 @@ def draw_raters(
     for number, found in enumerate(ndimage.find_objects(instances), start=1):
         if found is None:
             continue
-        box = _grown(found, instances.shape, reach, size)
+        box = grown(found, instances.shape, reach, size)
         here = instances[box]
         lesion = here == number
         volume = math.log(np.count_nonzero(lesion) * math.prod(size)) - _ALIKE * rng.standard_normal()
@@ -155,7 +133,7 @@ def _imagine(
         flat = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
         centre = np.unravel_index(min(flat, doubt.size - 1), doubt.shape)
         radius = float(np.cbrt(0.75 * rng.lognormal(*_FALSE) / np.pi))
-        box = _grown(tuple(slice(int(c), int(c) + 1) for c in centre), doubt.shape, radius, size)
+        box = grown(tuple(slice(int(c), int(c) + 1) for c in centre), doubt.shape, radius, size)
         away = [((np.arange(s.start, s.stop) - c) * v) ** 2 for s, c, v in zip(box, centre, size, strict=True)]
         ball = away[0][:, None, None] + away[1][None, :, None] + away[2] <= radius**2
         ball &= doubt[box] > 0
@@ -208,12 +186,12 @@ def draw_rater_labels(
     Returns:
         One label map (x, y, z) a rater.
     """
-    size = _sizes(spacing)
+    size = sizes(spacing)
     drawn = tuple(labels.copy() for _ in range(settings.raters))
     found = ndimage.find_objects((labels > 0).astype(np.int8))
     if not found:
         return drawn
-    box = _grown(found[0], labels.shape, max(abs(v) for v in settings.bias_mm) + 3 * settings.wobble_mm, size)
+    box = grown(found[0], labels.shape, max(abs(v) for v in settings.bias_mm) + 3 * settings.wobble_mm, size)
     here = labels[box]
     classes = np.unique(here)
     depths = [_depth(here == c, (here == c).astype(np.float32), size) for c in classes]
@@ -230,68 +208,3 @@ def draw_rater_labels(
             np.maximum(best, line, out=best)
         result[box] = chosen
     return drawn
-
-
-def sparsify(
-    labels: NDArray[np.uint8], rng: np.random.Generator, settings: Sparse, spacing: Spacing
-) -> NDArray[np.int8]:
-    """The label as it is known when only a part was drawn.
-
-    Args:
-        labels: (x, y, z) class of each voxel, 0 = none, at most 127.
-        rng: the only source of chance.
-        settings: which part.
-        spacing: voxel size, mm.
-
-    Returns:
-        (x, y, z) class where somebody looked, -1 elsewhere.
-
-    Raises:
-        LabelError: a class above 127.
-    """
-    if labels.size and labels.max() > 127:
-        raise LabelError(f"a label has class {labels.max()}; classes up to 127 can be made sparse")
-    looked = (
-        _lesions(labels, rng, settings, _sizes(spacing))
-        if settings.kind == "lesions"
-        else _slices(labels, rng, settings)
-    )
-    return np.where(looked, labels, NOT_LOOKED).astype(np.int8)
-
-
-def _slices(labels: NDArray[np.uint8], rng: np.random.Generator, settings: Sparse) -> Mask:
-    count = labels.shape[settings.axis]
-    match settings.kind:
-        case "every":
-            chosen = np.arange(int(rng.integers(min(settings.every, count))), count, settings.every)
-        case "random":
-            chosen = rng.choice(count, min(settings.slices, count), replace=False)
-        case _:
-            area = np.count_nonzero(labels, axis=tuple(a for a in range(3) if a != settings.axis))
-            chosen = np.argsort(-area, kind="stable")[: settings.slices]
-    along = np.isin(np.arange(count), chosen)
-    return np.broadcast_to(along.reshape([-1 if a == settings.axis else 1 for a in range(3)]), labels.shape)
-
-
-def _lesions(labels: NDArray[np.uint8], rng: np.random.Generator, settings: Sparse, size: Sequence[float]) -> Mask:
-    """Some lesions and the background near them; a lesion nearby that was not drawn is not looked at."""
-    parts, count = ndimage.label(labels > 0, _NEIGHBOURS)
-    kept = 1 + rng.permutation(count)[: max(1, round(settings.share * count))]
-    drawn = np.isin(parts, kept)
-    looked = drawn.copy()
-    found = ndimage.find_objects(parts)
-    for number in kept:
-        box = _grown(found[number - 1], labels.shape, settings.margin_mm, size)
-        distance = ndimage.distance_transform_edt(~(parts[box] == number), sampling=size)
-        looked[box] |= distance <= settings.margin_mm
-    return np.asarray(looked & (drawn | (labels == 0)))
-
-
-def _grown(box: Box, shape: tuple[int, ...], reach: float, size: Sequence[float]) -> Box:
-    """The box with at least `reach` mm and a voxel more on every side, as far as there are voxels."""
-    more = [math.ceil(reach / v) + 1 for v in size]
-    return tuple(slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(box, more, shape, strict=True))
-
-
-def _sizes(spacing: Spacing) -> tuple[float, ...]:
-    return tuple(float(v) for v in np.broadcast_to(spacing, 3))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
+from oligovox.cohort.annotate import Sparse
 from oligovox.errors import SettingsError, nearest
 from oligovox.settings import Settings, ascending, parse
 from oligovox.simulate.anatomy.abdomen import Abdomen
@@ -19,7 +20,7 @@ from oligovox.simulate.pathology.lesions import MSLesions
 from oligovox.simulate.pathology.rims import Rims
 from oligovox.simulate.physics.sequences import protocol
 from oligovox.simulate.physics.tissues import known_field
-from oligovox.simulate.raters import Raters, Sparse
+from oligovox.simulate.raters import Raters
 from oligovox.simulate.scanner.qsm import QSMSettings
 from oligovox.simulate.scanner.scan import Acquisition
 

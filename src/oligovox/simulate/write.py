@@ -23,6 +23,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from oligovox.cohort.annotate import SPARSE
 from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
 from oligovox.files import atomic_file, check_writable, hash_file, hash_json, read_json, sweep, write_json, write_tsv
 from oligovox.processes import end_with_parent
@@ -45,7 +46,7 @@ _SUFFIXES = {
 }
 _DERIVED = {"QSM": "Chimap"}  # BIDS calls a susceptibility map a derivative
 _INSIDE = {"brain": "brain", "abdomen": "body"}  # name of the mask of what was scanned
-_SEVERAL = ("sparse", "change", "rims")  # these have more values than 0 and 1
+_SEVERAL = (SPARSE, "change", "rims")  # these have more values than 0 and 1
 _UNITS = {
     "age": {"Description": "age", "Units": "year"},
     "site": {"Description": "scanner; all scans of one site share their settings"},
@@ -170,6 +171,8 @@ def simulate_cohort(
     write_json(out / "participants.json", {name: _UNITS[name] for name in columns})
     facts = read_json(_Job(out, recipe, seed, 1, 1, labelled > 0).note)["facts"]
     _write_lookup(out, facts["labels"], facts["classes"])
+    if recipe.sparse:
+        _write_lookup(out, SPARSE, facts["classes"])
     if isinstance(recipe, BrainRecipe) and recipe.rims:
         _write_lookup(out, "rims", RIM_CLASSES)
     return out
