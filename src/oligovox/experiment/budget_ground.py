@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from oligovox.cohort.annotate import SPARSE
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.splits import Split, nested_budgets
@@ -169,7 +170,8 @@ def _planned_or_read(study: Study, name: str) -> Cohort:
     choice = study.cohorts[name]
     if not choice.simulate:
         return choice.read()
-    return replace(planned(choice.simulate.subjects), labels=choice.labels or {choice.mask: 1})
+    labels = choice.labels or {"lesion" if choice.mask == SPARSE else choice.mask: 1}
+    return replace(planned(choice.simulate.subjects, choice.mask), labels=labels)
 
 
 def _cohort_of(store: Store) -> Cohort:
@@ -181,7 +183,7 @@ def _cohort_of(store: Store) -> Cohort:
         cases.append(Case(
             subject=subject, session=case.name.partition("_ses-")[2], dataset=case.dataset,
             images=dict.fromkeys(present, case.folder / "image.npy"),
-            label=case.folder / "label.npy" if case.labelled else None,
+            label=case.folder / "label.npy" if case.labelled else None, sparse=case.sparse,
         ))  # fmt: skip
     return Cohort(cases=tuple(cases), labels=store.labels, name=store.root.name)
 
