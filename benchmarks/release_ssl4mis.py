@@ -7,12 +7,18 @@ import for logs, file formats and validation, none of which happens here, are re
 All arms learn from the same batches in turn: before each step of the release ours take one on the same volumes, cut, turned and flipped by the
 release's own loader. *Ours, like for like* has the release's network, its first weights, one supervised resolution, float32, SGD with its rate,
 momentum and decay. What is left is the supervised loss (the sum of Dice and cross-entropy, not half of it), the cosine, a teacher without dropout,
-and that only voxels of the head count as unlabelled. *Ours, as it comes* has our residual encoder of the same size, and what training has by default
-with the learning rate of the recipes. All predictions come from our sliding window.
+and that only voxels of the head count as unlabelled. *Ours, as it comes* has our tiny residual encoder, a fifth of the weights, and what training
+has by default, with the learning rate of the recipes. All predictions come from our sliding window. The cases are simulated gliomas, the whole
+tumour on FLAIR: what these scripts are written for.
 
-Changed in the release: calls of `.cuda()` stay on the CPU, volumes come from memory, patches are 32³ instead of 96³, the network has a quarter of the
+Changed in the release: calls of `.cuda()` stay on the CPU, volumes come from memory, patches are 32³ instead of 96³, the network has half the
 channels. The weight of the unlabelled term is 0.1 from the first step on in all arms: the release's ramp moves every 150 iterations, and there
 are fewer here.
+
+How the setting was chosen: after seeing pilots of the release's mean teacher (eight settings, one seed, three development people). On simulated
+multiple sclerosis it stayed at Dice 0 in every setting tried, and so did ours like for like: optimiser and length, not strategy. The setting here is the
+one where it does not (0.41). In a pilot with its network and our AdamW, an arm left out since, ours was below it: 0.33 against 0.40, difference
+-0.074 [-0.186, +0.083]. Whoever quotes this script's numbers quotes that beside them.
 """
 
 import argparse
@@ -59,11 +65,11 @@ from oligovox.simulate.recipe import make_recipe
 from oligovox.simulate.write import simulate_cohort
 
 SCRIPTS = {"mean_teacher": "train_mean_teacher_3D", "cross_pseudo": "train_cross_pseudo_supervision_3D"}
-PRESET, SEQUENCE, SPACING, PATCH = "ms-3t", "FLAIR", 2.0, (32, 32, 32)
-LABELLED, UNLABELLED, UNSEEN = (2, 2, 1) if QUICK else (4, 6, 6)
-BATCH, LABELLED_PLACES, NARROWER, SEED = 4, 2, 16, 1337
-STEPS, WARM, GROUP = (6, 1, 2) if QUICK else (100, 3, 10)
-TASK = {"labels": ["lesion"]}
+PRESET, SEQUENCE, SPACING, PATCH = "glioma-2023", "FLAIR", 2.0, (32, 32, 32)
+LABELLED, UNLABELLED, UNSEEN = (2, 2, 1) if QUICK else (4, 4, 5)
+BATCH, LABELLED_PLACES, NARROWER, SEED = 4, 2, 8, 1337
+STEPS, WARM, GROUP = (6, 1, 2) if QUICK else (80, 3, 10)
+TASK = {"labels": ["tumour"]}
 LIKE, USUAL = "ours, like for like", "ours, as it comes"
 ARGUMENTS = ["--max_iterations", str(STEPS), "--labeled_num", str(LABELLED), "--consistency_rampup", "0"]
 UNUSED = ("SimpleITK", "batchgenerators", "batchgenerators.augmentations", "batchgenerators.augmentations.utils", "h5py",
@@ -354,7 +360,7 @@ def main():
     if clone is None:
         sys.exit("--release is missing: give the folder of a checkout of HiLab-git/SSL4MIS")
     logging.disable(logging.INFO)
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of torch, about the release
+    warnings.filterwarnings("ignore", message=".*overload of add_ is deprecated")  # of torch, about the release
     torch.set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # the release prints
