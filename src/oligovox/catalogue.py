@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,16 +46,8 @@ def entries(marker: Marker) -> dict[str, Entry]:
     found = {}
     for room in _ROOMS[marker]:
         for file in sorted((_HOME / room).glob("[!_]*.py")):
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            names = [
-                t.id
-                for node in tree.body
-                if isinstance(node, ast.Assign)
-                for t in node.targets
-                if isinstance(t, ast.Name)
-            ]
+            names, doc = _read(file, file.stat().st_mtime_ns)
             if marker in names:
-                doc = ast.get_docstring(tree) or ""
                 found[file.stem] = Entry(
                     file.stem, room, doc.split("\n", 1)[0], _paragraph(doc, "Source:"), _paragraph(doc, "Deviates:")
                 )
@@ -71,6 +64,15 @@ def load(marker: Marker, name: str) -> ModuleType:
     if name not in known:
         raise SettingsError(f"unknown {marker.lower()} '{name}'; {nearest(name, known)}")
     return import_module(f"oligovox.{known[name].room}.{name}")
+
+
+@cache  # a study asks for every one of its arms
+def _read(file: Path, changed: int) -> tuple[frozenset[str], str]:
+    """The names that a module assigns at its top, and its docstring; of the file as it was when it was last changed."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    assigned = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+    names = frozenset(target.id for target in assigned if isinstance(target, ast.Name))
+    return names, ast.get_docstring(tree) or ""
 
 
 def _paragraph(doc: str, head: str) -> str:

@@ -14,7 +14,7 @@ from oligovox.errors import LabelError, SettingsError
 from oligovox.experiment.budget_plan import Study
 from oligovox.experiment.budget_tables import comparisons, kind_of
 from oligovox.experiment.prediction import load_segmentation, region_outputs
-from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Recipe
 from oligovox.settings import parse
 
 SMALL = {"patch": [16, 16, 16], "training": {"steps": 2, "threads": 1, "tensorboard": "off"}}
@@ -70,6 +70,19 @@ def test_a_wrong_choice_is_one_line(semi: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as error:
         stage(semi=semi)
     assert "\n" not in str(error.value)
+
+
+def test_a_cohort_that_is_not_there_is_refused_in_a_recipe_and_in_a_study() -> None:
+    given = {
+        "name": "s",
+        "cohorts": {"ward": {"bids": "ward"}},
+        "prepare": {"modalities": ["FLAIR"]},
+        "finetune": {"semi": {"name": "mean_teacher", "cohorts": ["wart"]}},
+    }
+    with pytest.raises(SettingsError, match="cohort 'wart' is named but not defined; there are ward"):
+        parse(Recipe, given, "recipe")
+    with pytest.raises(SettingsError, match=r"arms\.a: mean_teacher names the cohort 'wart'; did you mean 'ward'"):
+        parse(Study, given | {"arms": {"a": {"start": "scratch"}}}, "study")
 
 
 def test_both_together_are_compared_with_either_alone() -> None:

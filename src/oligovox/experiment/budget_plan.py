@@ -201,7 +201,11 @@ class Study(Settings):
         if arm.classical:
             self.threshold(name)
             return
-        self.finetuning(name, lr=self.lr[0], seed=0)
+        semi = self.finetuning(name, lr=self.lr[0], seed=0).semi
+        if self.cohorts and semi and (unknown := sorted({*semi.cohorts} - {*self.cohorts})):
+            raise ValueError(
+                f"arms.{name}: {semi.name} names the cohort '{unknown[0]}'; {nearest(unknown[0], self.cohorts)}"
+            )
         if arm.pretext:
             self.pretraining(name, seed=0)
 

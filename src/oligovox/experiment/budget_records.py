@@ -143,7 +143,7 @@ def _check_people(job: Job, result: Mapping[str, Any], study: Study, ground: Gro
     if run is None:
         return
     asked = (list(ground.labels(study, run.count, run.draw)), sorted(ground.split.test))
-    if asked != (list(result["labels"]), sorted(result["scores"])):
+    if asked != (list(result.get("labels", ())), sorted(result.get("scores", ()))):
         raise SettingsError(
             f"--reuse: {job.folder} of the other study labelled or tested other people than this one would; leave --reuse out"
         )

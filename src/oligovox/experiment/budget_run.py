@@ -86,7 +86,8 @@ def budget(
     frozen, _ = freeze(asked, out)
     say(f"study {frozen.sha256[:12]}, frozen {frozen.date}: {len(asked.runs)} runs")
     if records:
-        link_ground(records, out)
+        with awaited(out / "claims" / "ground"):
+            link_ground(records, out)
     build_ground(asked, out, workers=workers, show=show)
     if records:
         taken = take_over(records, asked, open_ground(asked, out), out)

@@ -18,7 +18,8 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from oligovox.experiment.budget_plan import SCRATCH, Run, Study
+from oligovox.experiment.budget_plan import Run, Study
+from oligovox.experiment.recipe import Semi
 from oligovox.metrics.bootstrap import Interval as Spread
 from oligovox.metrics.paired import difference_over_draws, holm, mean_over_draws, wilcoxon
 from oligovox.report.budget_content import BOTH, Cell, Difference, Kind, judge
@@ -29,6 +30,11 @@ Done: TypeAlias = Mapping[Run, Mapping[str, Any]]
 
 Values: TypeAlias = dict[int, dict[str, float | None]]
 """Draw → person → value, mean over seeds."""
+
+_Start: TypeAlias = tuple[str | None, Mapping[str, Any], Mapping[str, Any]]
+"""Pretext, its settings, what differs in pre-training."""
+
+_SCRATCH_START: _Start = (None, {}, {})
 
 _Key: TypeAlias = tuple[str, str, int, bool]
 """Arm, against, count, with all runs."""
@@ -132,16 +138,17 @@ def comparisons(study: Study, before: Study) -> list[tuple[str, str]]:
 
 
 def _pairs(study: Study, plain: str | None) -> list[tuple[str, str]]:
-    """Every arm against plain scratch (if not given, the first one); what has a pretext and a strategy against what has one of them; pretexts also against scratch with the steps of their pre-training, or,
-    where there is none with as many, against all that have extra steps."""
+    """Every arm against plain scratch (if not given, the first one). What has a pretext and a strategy also against what has one of the two;
+    pretexts also against scratch with the steps of their pre-training, or, where there is none with as many, against all that have extra steps."""
     kinds = {name: kind_of(study, name) for name in study.arms}
     plain = plain or next((name for name, kind in kinds.items() if kind == "scratch"), None)
     matched = [name for name, kind in kinds.items() if kind == "compute-matched scratch"]
     pairs = [(name, plain) for name in kinds if plain and name != plain]
     parts = {name: _parts(study, name) for name, kind in kinds.items() if kind != "classical"}
     for name in (name for name, kind in kinds.items() if kind == BOTH):
-        (start, semi), plain_start = parts[name], (SCRATCH, "", "")
-        pairs += [(name, other) for other, has in parts.items() if has in ((start, None), (plain_start, semi))]
+        start, semi = parts[name]
+        alone = ((start, None), (_SCRATCH_START, semi))
+        pairs += [(name, other) for other, has in parts.items() if has in alone]
     for name in (name for name, kind in kinds.items() if kind in ("pretext", BOTH)):
         steps = study.pretraining(name, seed=0).training.steps
         equal = [other for other in matched if study.arms[other].extra_steps == steps]
@@ -159,14 +166,10 @@ def kind_of(study: Study, name: str) -> Kind:
     return "pretext" if arm.pretext else "compute-matched scratch" if arm.extra_steps else "scratch"
 
 
-def _parts(study: Study, name: str) -> tuple[tuple[str, str, str], str | None]:
-    """Where an arm starts (pretext, its settings, what differs in pre-training), and its semi-supervised strategy, as text to compare."""
-    arm, semi = study.arms[name], study.finetuning(name, lr=study.lr[0], seed=0).semi
-    if not arm.pretext:
-        start = (SCRATCH, "", "")
-    else:
-        start = (arm.pretext, repr(sorted(arm.settings.items())), repr(sorted(arm.pretrain.items())))
-    return start, semi.model_dump_json() if semi else None
+def _parts(study: Study, name: str) -> tuple[_Start, Semi | None]:
+    """Where an arm with a network starts, and its semi-supervised strategy."""
+    arm = study.arms[name]
+    return (arm.pretext, arm.settings, arm.pretrain), study.finetuning(name, lr=study.lr[0], seed=0).semi
 
 
 def _difference(key: _Key, spread: Spread, p: float, draws: int, p_holm: float, higher: bool) -> Difference:

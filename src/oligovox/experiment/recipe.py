@@ -160,7 +160,6 @@ class Finetune(Stage):
     """Training on labels, the same for every arm; with `semi` also on what nobody labelled."""
 
     semi: Semi | None = Field(None, description="a semi-supervised strategy; none: labels alone teach")
-
     lesion_share: float = Field(0.5, ge=0, le=1, description="share of patches that contain a lesion")
     norm_reset: bool = Field(False, description="give each transferred weight the norm a fresh one has")
     shuffled: bool = Field(
@@ -216,9 +215,8 @@ class Recipe(Settings):
                 )
         if self.pretrain is None and any(arm.start == "pretrain" for arm in self.arms.values()):
             raise ValueError("an arm starts from 'pretrain', but the recipe has no pretrain section")
-        named = {c for arm in self.arms.values() for c in arm.also} | set(
-            self.pretrain.cohorts if self.pretrain else ()
-        )
+        named = {c for arm in self.arms.values() for c in arm.also}
+        named |= {c for stage in (self.pretrain, self.finetune.semi) if stage for c in stage.cohorts}
         if unknown := sorted(named - set(self.cohorts)):
             raise ValueError(f"cohort '{unknown[0]}' is named but not defined; there are {', '.join(self.cohorts)}")
         return self

@@ -17,6 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from oligovox.errors import CheckpointError
 from oligovox.networks.encoder import Encoder
+from oligovox.networks.redraw import in_random_order
 
 Status = Literal["loaded", "expanded", "interpolated", "fresh"]
 
@@ -113,7 +114,8 @@ def transfer(
             fits = dict.fromkeys(ours, ("fresh", None))
         for name, (status, value) in fits.items():
             if value is not None:
-                value = _in_random_order(value) if shuffled else value
+                if shuffled and value.ndim > 1:
+                    value = in_random_order(value, torch.Generator().manual_seed(value.numel()))
                 ours[name].copy_(_with_fresh_norm(module, name, value, ours[name]) if norm_reset else value)
             source = tuple(theirs[name].shape) if name in theirs else None
             rows.append(Row(f"{part}.{name}", status, source, tuple(ours[name].shape)))
@@ -168,13 +170,6 @@ def _with_fresh_norm(module: nn.Module, name: str, value: Tensor, fresh: Tensor)
     if isinstance(module.get_submodule(owner), _InstanceNorm):
         return torch.full_like(value, 1.0 if kind == "weight" else 0.0)
     return value * (fresh.norm() / value.norm().clamp_min(1e-12)) if value.ndim == 5 else value
-
-
-def _in_random_order(value: Tensor) -> Tensor:
-    if value.ndim < 2:
-        return value
-    order = torch.randperm(value.numel(), generator=torch.Generator().manual_seed(value.numel()))
-    return value.flatten()[order].view_as(value)
 
 
 def _other_architecture(

@@ -24,6 +24,7 @@ from oligovox.losses.consistency import ramp
 from oligovox.losses.masked import mean_over_samples
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
+from oligovox.networks.redraw import redraw
 from oligovox.sample.batch import Batch
 from oligovox.tasks import segmentation
 
@@ -64,8 +65,7 @@ class RDrop(Method[Views]):
         self.settings = settings
         self.task = segmentation.Segmentation(encoder, settings.task)
         self.other = segmentation.Segmentation(deepcopy(encoder), settings.task)
-        for weight in self.other.network.encoder.parameters():  # same numbers, other order: a new draw for any layer
-            weight.data = weight.data.flatten()[torch.randperm(weight.numel())].view_as(weight)
+        redraw(self.other.network.encoder)
 
     def begin(self, load: Callable[[nn.Module], None]) -> None:
         """The first network takes over the start, the other one its encoder only, so that the two still differ."""
