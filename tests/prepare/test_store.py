@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from oligovox.cohort.manifest import Cohort
@@ -33,7 +35,7 @@ def test_a_plan_names_sequences() -> None:
 def test_every_lesion_has_the_same_number_of_rows() -> None:
     label = np.zeros((30, 30, 30), dtype=np.int8)
     label[2, 2, 2] = 1
-    label[3, 3, 3] = 2  # touches the first at a corner, so both are one lesion
+    label[3, 3, 3] = 1  # touches the first at a corner, so both are one lesion
     label[10:20, 10:20, 10:20] = 1
     label[25, 25, 20:24] = 1
     rows = lesion_balanced_voxels(label, np.random.default_rng(0))
@@ -42,6 +44,39 @@ def test_every_lesion_has_the_same_number_of_rows() -> None:
     lesions, _ = ndimage.label(label > 0, np.ones((3, 3, 3)))
     assert np.bincount(lesions[tuple(rows.T)])[1:].tolist() == [1000, 1000, 1000]
     assert len({tuple(row) for row in rows.tolist()}) == np.count_nonzero(label)
+
+
+def test_every_class_has_the_same_number_of_rows_and_in_it_every_lesion() -> None:
+    label = np.zeros((30, 30, 30), dtype=np.int8)
+    label[2:22, 2:22, 2:22] = 1  # a liver
+    label[22, 5, 5] = 3  # touches it
+    label[26:28, 26:28, 26:28] = 3
+    label[26, 2, 2] = label[26, 2, 6] = 4
+    label[27, 2, 2] = 4
+    rows = lesion_balanced_voxels(label, np.random.default_rng(0))
+    values = label[tuple(rows.T)]
+    assert np.bincount(values).tolist() == [0, 6666, 0, 6666, 6666]  # a third of 20,000 each
+    lesions, _ = ndimage.label(label > 0, np.ones((3, 3, 3)))
+    for value, expected in ((3, [3333, 3333]), (4, [3333, 3333])):
+        found = np.bincount(lesions[tuple(rows[values == value].T)])
+        assert found[found > 0].tolist() == expected
+    spots = {tuple(row) for row in rows[values > 1].tolist()}
+    assert len(spots) == np.count_nonzero(label > 1)
+
+
+@given(seed=st.integers(0, 10), most=st.integers(5, 400))
+def test_of_one_class_the_rows_are_those_there_always_were(seed: int, most: int) -> None:
+    """Stores and studies made before classes were balanced stay what they were, bit for bit."""
+    label = (np.random.default_rng(seed).random((9, 8, 7)) > 0.93).astype(np.int8)
+    flat = np.flatnonzero(label)
+    lesions, count = ndimage.label(label, np.ones((3, 3, 3)))
+    rng = np.random.default_rng(1)
+    kept = np.sort(rng.choice(count, most, replace=False)) if count > most else np.arange(count)
+    parts = [flat[lesions.ravel()[flat] == lesion + 1] for lesion in range(count)]
+    rows = min(most // len(kept), max(part.size for part in parts))
+    expected = np.concatenate([np.resize(rng.permutation(parts[lesion]), rows) for lesion in kept])
+    found = lesion_balanced_voxels(label, np.random.default_rng(1), most)
+    assert np.array_equal(np.ravel_multi_index(found.T, label.shape), expected)
 
 
 def test_more_lesions_or_voxels_than_rows() -> None:

@@ -130,7 +130,7 @@ class StoredCase:
     def lesion_voxels_index(self) -> np.ndarray:
         """int16 (n, 3), memory-mapped: voxels with label > 0, n ≤ `MOST_VOXELS`, n = 0 without lesion or label.
 
-        A row drawn at random hits each connected lesion with the same probability, however small it is.
+        A row drawn at random hits each class with the same probability, and within it each connected lesion, however small it is.
         """
         return self._load("lesion_voxels") if self.labelled else np.zeros((0, 3), dtype=np.int16)
 
@@ -285,17 +285,32 @@ def some_voxels(mask: np.ndarray, rng: np.random.Generator, most: int = MOST_VOX
 
 
 def lesion_balanced_voxels(label: np.ndarray, rng: np.random.Generator, most: int = MOST_VOXELS) -> np.ndarray:
-    """Coordinates in which every connected lesion (26 neighbours) has the same number of rows: int16 (n, 3), n ≤ most.
+    """Coordinates in which every class has as many rows, and within it every connected lesion (26 neighbours, of any class): int16 (n, 3), n ≤ most.
 
-    Voxels of small lesions are repeated; of more lesions than `most`, a random subset is kept.
+    Rows of a class may differ by less than its number of lesions. Voxels of small lesions are repeated; of a class with more lesions than its share
+    of `most`, a random subset is kept. Without the balance of classes a small organ beside a large one is hardly ever seen.
     """
     flat = np.flatnonzero(label > 0)
     if not flat.size:
         return np.zeros((0, 3), dtype=np.int16)
-    lesions, count = ndimage.label(label > 0, structure=np.ones((3, 3, 3)))
-    number = lesions.ravel()[flat]
-    parts = np.split(flat[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number)[1:])[:-1])
-    kept = np.sort(rng.choice(count, most, replace=False)) if count > most else np.arange(count)
-    rows = min(most // len(kept), max(part.size for part in parts))
-    chosen = np.concatenate([np.resize(rng.permutation(parts[lesion]), rows) for lesion in kept])
+    lesions, _ = ndimage.label(label > 0, structure=np.ones((3, 3, 3)))
+    classes, number = label.ravel()[flat], lesions.ravel()[flat]
+    present = np.unique(classes)
+    parts = [_split(flat[classes == value], number[classes == value]) for value in present]
+    share = most // len(present)
+    rows = min(share, max(len(own) * max(part.size for part in own) for own in parts))
+    chosen = np.concatenate([_rows(own, rows, rng) for own in parts])
     return np.stack(np.unravel_index(chosen, label.shape), axis=1).astype(np.int16)
+
+
+def _split(flat: np.ndarray, number: np.ndarray) -> list[np.ndarray]:
+    """Voxels of each lesion."""
+    order = np.argsort(number, kind="stable")
+    return np.split(flat[order], np.flatnonzero(np.diff(number[order])) + 1)
+
+
+def _rows(parts: list[np.ndarray], rows: int, rng: np.random.Generator) -> np.ndarray:
+    """About so many voxels, as many of each lesion."""
+    kept = np.sort(rng.choice(len(parts), rows, replace=False)) if len(parts) > rows else np.arange(len(parts))
+    each = rows // len(kept)
+    return np.concatenate([np.resize(rng.permutation(parts[lesion]), each) for lesion in kept])
