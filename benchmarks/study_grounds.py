@@ -100,6 +100,9 @@ CONDITIONS["rims"] = study(
     prepare={"modalities": ["QSM", "FLAIR", "T1w"], "spacing": [1.5, 1.5, 1.5]},
     finetune={"settings": {"labels": {"lesion": 1, "rim": 2}}},
 )
+LONGER = {"finetune": {"training": {"steps": 1200}}, "draws": {1: 2, 2: 1, 4: 1, 8: 1}}
+CONDITIONS["chaos, 1200 steps"] = overlaid(CONDITIONS["chaos, no flips"], LONGER)
+CONDITIONS["rims, 1200 steps"] = overlaid(CONDITIONS["rims"], LONGER)
 
 
 def run(name, out):
