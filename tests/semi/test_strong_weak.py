@@ -78,7 +78,7 @@ def test_what_the_teacher_is_sure_of_is_learned(mode: str) -> None:
                 assert 0.1 < sure.float().mean() < 0.9, "this test needs some of both"
                 part.append(sure[inside].float().mean())
                 t, found = true[inside & sure], p[i, k][inside & sure]
-                dice.append(1 - (2 * found[t].sum() + 1) / (found.sum() + t.sum() + 1))
+                dice.append((1 - 2 * found[t].sum() / (found.sum() + t.sum())) * t.any())
             dice = dice[1:] if mode == "classes" else dice
             costs.append(entropy / inside.sum() + torch.stack(part).mean() * torch.stack(dice).mean())
         return torch.stack(costs).mean()

@@ -1,8 +1,8 @@
 """Supervised segmentation of lesions from the cases that are labelled.
 
 Source: Isensee et al. 2021 (nnU-Net, doi 10.1038/s41592-020-01008-z): Dice + cross-entropy, deep supervision.
-Deviates: voxels nobody looked at (-1) are left out one by one; losses are means over labelled samples; Dice is smoothed by one voxel
-    so that patches without a lesion still teach; see `losses/dice.py`.
+Deviates: voxels nobody looked at (-1) are left out one by one; losses are means over labelled samples; Dice leaves out
+    classes that a patch does not have, where theirs is a constant; see `losses/dice.py`.
 """
 
 from __future__ import annotations
