@@ -11,6 +11,7 @@ import pytest
 
 from oligovox import experiment
 from oligovox.errors import CohortError, GeometryError, LabelError, SettingsError
+from oligovox.experiment.budget_plan import read_study
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.settings import parse
 
@@ -138,10 +139,11 @@ def test_mask_off_the_reference_grid_is_said_before_training(
 def test_shipped_recipes_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OLIGOVOX_DATA", raising=False)
     home = Path(experiment.__file__).parents[1] / "recipes"
-    recipes = [*home.glob("*.yaml"), *(Path(__file__).parents[1] / "recipes").glob("*.yaml")]
-    assert len(recipes) >= 2
+    recipes = [*home.glob("*.yaml"), *(Path(__file__).parents[1] / "recipes").rglob("*.yaml")]
+    assert len(recipes) >= 5
     with pytest.raises(SettingsError, match="OLIGOVOX_DATA is not set"):
         read_recipe(Path(__file__).parents[1] / "recipes" / "openms.yaml")
     monkeypatch.setenv("OLIGOVOX_DATA", "/data")
     for path in recipes:
-        assert read_recipe(path).name == path.stem
+        study = "oligovox budget" in path.read_text()
+        assert (read_study(path) if study else read_recipe(path)).name == path.stem
