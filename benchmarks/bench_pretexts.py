@@ -36,6 +36,7 @@ MODALITIES, SIDE, BATCH = ("T1w", "T2w", "FLAIR"), 32, 2
 BATCHES, ALONE, ROUNDS = 4, 4, 16  # different batches; steps before the peak is read; timed steps of each arm
 RESENC = NetworkChoice(settings={"preset": "tiny"})
 ENCODERS = {"bm_mae": NetworkChoice(name="vit", settings={"width": 48, "depth": 2})}
+SETTINGS = {"frodo": {"primary": "T1w"}}  # there is no QSM
 
 
 def pretexts():
@@ -57,7 +58,7 @@ class Steps:
 
     def __init__(self, name, store, runtime, training):
         torch.manual_seed(0)
-        self.method = build_method(name, {}, build_encoder(encoder_of(name), store.plan.modalities))
+        self.method = build_method(name, SETTINGS.get(name, {}), build_encoder(encoder_of(name), store.plan.modalities))
         self.runtime, self.training, self.done = runtime, training, 0
         runtime.place(self.method)
         self.method.train()

@@ -81,16 +81,23 @@ def draw_views() -> None:
     """What each pretext shows its network, in 48 shades."""
     with TemporaryDirectory() as folder:
         home = Path(folder)
-        recipe = make_recipe("ms-3t", {"spacing": 2.0, "lesions": {"load_ml": (15.0, 30.0)}})
-        simulate_cohort(home / "cohort", recipe, subjects=2, seed=SEED)
-        plan = Plan(modalities=recipe.sequences, spacing=(2.0, 2.0, 2.0))
-        prepare(read_bids(home / "cohort"), plan, home / "store")
+        stores = {preset: _store(home / preset, preset) for preset in ("ms-3t", "rim")}
         for name, entry in catalogue.entries("METHOD").items():
             if entry.room == "pretext":
                 network = "vit" if name == "bm_mae" else "resenc"
-                views(name, home / "store", home / "views.png", network=network, patch=64, seed=SEED)
+                store = stores["rim" if name == "frodo" else "ms-3t"]  # one of them reads QSM
+                views(name, store, home / "views.png", network=network, patch=64, seed=SEED)
                 with Image.open(home / "views.png") as picture:
                     picture.convert("RGB").quantize(48).save(HOME / f"views_{name}.png", optimize=True)
+
+
+def _store(home: Path, preset: str) -> Path:
+    """Two simulated patients at 2 mm, prepared."""
+    recipe = make_recipe(preset, {"spacing": 2.0, "lesions": {"load_ml": (15.0, 30.0)}})
+    simulate_cohort(home / "cohort", recipe, subjects=2, seed=SEED)
+    plan = Plan(modalities=recipe.sequences, spacing=(2.0, 2.0, 2.0))
+    prepare(read_bids(home / "cohort"), plan, home / "store")
+    return home / "store"
 
 
 def draw_labels() -> None:

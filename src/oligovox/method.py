@@ -113,6 +113,6 @@ class Method(nn.Module, ABC, Generic[V]):
     def export(self) -> nn.Module:
         """What leaves training.
 
-        A pretext exports a module with `encoder` and, if it trained one, `decoder`; a task or a strategy exports a module
-        with `encoder`, `decoder`, `head` that maps (image, present) to logits.
+        A pretext exports a module with `encoder` and, if it trained one, `decoder`; a task or a strategy exports a module with
+        `encoder`, `decoder`, `head` that maps (image, present) to logits. A classification has no decoder: one logit a sample.
         """

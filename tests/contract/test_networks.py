@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from oligovox import catalogue
-from oligovox.errors import GeometryError
+from oligovox.errors import GeometryError, SettingsError
 from oligovox.networks.compose import SegmentationNetwork
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.heads import SegmentationHead
@@ -14,7 +14,13 @@ from oligovox.settings import parse
 
 NAMES = tuple(catalogue.entries("NETWORK"))
 MODALITIES = ("T1w", "T2w", "FLAIR", "PDw")
-SMALL = {"resenc": {"preset": "nano"}, "swin": {"feature_size": 12, "depths": (2, 1, 1, 1), "window": 4}}
+SMALL = {
+    "resenc": {"preset": "nano"},
+    "swin": {"feature_size": 12, "depths": (2, 1, 1, 1), "window": 4},
+    "frodo": {"preset": "nano", "primary": "T1w", "condition": "T2w"},
+    "rimnet": {"preset": "nano", "first": "T1w", "second": "T2w"},
+    "resnet18": {"preset": "nano"},
+}
 
 
 def build(name, modalities=MODALITIES[:3], seed=0):
@@ -46,6 +52,10 @@ def test_there_are_networks():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
 def test_features_have_the_shapes_the_contract_states(name, m):
+    if m == 1 and {"primary", "first"} & SMALL.get(name, {}).keys():  # of named sequences: says which one the plan lacks
+        with pytest.raises(SettingsError, match="T2w is missing"):
+            build(name, MODALITIES[:m])
+        return
     encoder = build(name, MODALITIES[:m])
     image, present = inputs(encoder, batch=1)
     features = encoder(image, present)

@@ -27,6 +27,7 @@ class Exported(nn.Module):
         (["encoder"], "encoder"),
         (["encoder", "decoder"], "encoder-decoder"),
         (["encoder", "decoder", "head"], "segmentation"),
+        (["encoder", "head"], "classification"),
     ],
 )
 def test_round_trip(tmp_path, parts, kind):

@@ -22,7 +22,9 @@ class ModelDescription(Settings):
     """What a model folder says about itself: enough to build the network, to prepare its input and to know where it is from."""
 
     format: Literal["oligovox-model/1"] = "oligovox-model/1"
-    kind: Literal["encoder", "encoder-decoder", "segmentation"] | None = Field(None, description="set by save_model")
+    kind: Literal["encoder", "encoder-decoder", "segmentation", "classification"] | None = Field(
+        None, description="classification where the caller says so; else set by save_model"
+    )
     sha256: str = Field("", description="of weights.safetensors; set by save_model")
     method: str = Field(description="name in the catalogue")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the method")
@@ -49,17 +51,17 @@ def save_model(folder: Path, module: nn.Module, description: ModelDescription) -
     Args:
         folder: replaced if it exists.
         module: what a method exports: has `encoder` (or is one), and maybe `decoder` and `head`.
-        description: its `kind` and `sha256` are set here.
+        description: its `sha256` is set here, and its `kind`, unless that is given.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    kind = "encoder"
+    kind = "classification" if hasattr(module, "head") else "encoder"
     if hasattr(module, "decoder"):
         kind = "segmentation" if hasattr(module, "head") else "encoder-decoder"
     with atomic_folder(folder) as temporary:
         write_tensors(temporary / "weights.safetensors", module.state_dict())
-        found = {"kind": kind, "sha256": hash_file(temporary / "weights.safetensors")}
+        found = {"kind": description.kind or kind, "sha256": hash_file(temporary / "weights.safetensors")}
         write_json(temporary / "model.json", description.model_copy(update=found).model_dump(mode="json"))
 
 

@@ -17,6 +17,8 @@ from oligovox.errors import GeometryError
 SLOPE = 0.01
 """Of every leaky ReLU."""
 
+_GROUPS = (16, 8, 4, 2, 1)
+
 
 class ConvNormAct(nn.Sequential):
     """3³ convolution, instance norm, leaky ReLU; keeps the grid."""
@@ -56,6 +58,14 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b i x y z"]) -> Float[Tensor, "b o u v w"]:
         """(b, channels_in, x, y, z) → (b, channels_out, x / stride, y / stride, z / stride)."""
         return nn.functional.leaky_relu(self.body(x) + self.skip(x), SLOPE, inplace=True)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """With the largest of 16, 8, 4, 2 and 1 groups that divides the channels.
+
+    Source: Wu and He 2018, arXiv 1803.08494; the numbers are those of FRODO's public code.
+    """
+    return nn.GroupNorm(next(groups for groups in _GROUPS if channels % groups == 0), channels)
 
 
 def initialise(module: nn.Module) -> None:

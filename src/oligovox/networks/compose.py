@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import SegmentationHead
+from oligovox.networks.heads import ClassificationHead, SegmentationHead
 
 
 class EncoderDecoder(nn.Module):
@@ -40,3 +40,17 @@ class SegmentationNetwork(nn.Module):
         """(b, m, x, y, z) → (b, classes, x, y, z), background first."""
         logits: Tensor = self.head(self.decoder(self.encoder(image, present))[0])
         return logits
+
+
+class ClassificationNetwork(nn.Module):
+    """(image, present) → one logit a sample, from the deepest feature."""
+
+    def __init__(self, encoder: Encoder, head: ClassificationHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> Float[Tensor, " b"]:
+        """(b, m, x, y, z) → (b,)."""
+        logit: Tensor = self.head(self.encoder(image, present)[-1])
+        return logit

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -40,3 +43,31 @@ class ProjectionHead(nn.Module):
         """(b, channels, x, y, z) → (b, size), not normalised."""
         embedding: Tensor = self.layers(feature.mean(dim=(2, 3, 4)))
         return embedding
+
+
+class ClassificationHead(nn.Module):
+    """Mean over space, or over the cells of a coarse grid, then linear layers with ReLU: an embedding; from it, one logit a sample.
+
+    Args:
+        channels: of the feature.
+        hidden: units of the linear layers before the last; the last of them is the size of the embedding.
+        grid: cells a side; 1 is the mean over all of space.
+    """
+
+    def __init__(self, channels: int, hidden: Sequence[int], grid: int = 1) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool3d(grid)
+        self.embed = nn.Sequential()
+        for before, after in pairwise((channels * grid**3, *hidden)):
+            self.embed.extend([nn.Linear(before, after), nn.ReLU(inplace=True)])
+        self.score = nn.Linear(hidden[-1], 1)
+
+    def embedding(self, feature: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d"]:
+        """(b, channels, x, y, z) → (b, hidden[-1]), not normalised."""
+        embedding: Tensor = self.embed(self.pool(feature).flatten(1))
+        return embedding
+
+    def forward(self, feature: Float[Tensor, "b c x y z"]) -> Float[Tensor, " b"]:
+        """(b, channels, x, y, z) → (b,)."""
+        logit: Tensor = self.score(self.embedding(feature))[:, 0]
+        return logit

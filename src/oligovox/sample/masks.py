@@ -1,4 +1,4 @@
-"""Masks: which blocks of which sequence a pretext hides."""
+"""Masks: which blocks of which sequence a pretext hides, which units a dropout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oligovox.errors import SettingsError
@@ -63,6 +63,18 @@ def drop_sequences(present: Bool[Tensor, "b m"], probability: float, rng: torch.
     """
     draw = torch.rand(present.shape, generator=rng, device=rng.device).where(present, -1.0)
     return present & ((draw >= probability) | (draw == draw.amax(1, keepdim=True)))
+
+
+def kept_units(shape: tuple[int, int], dropout: float, rng: torch.Generator) -> Float[Tensor, "b d"]:
+    """Dropout as a factor that is part of the views: 0 for the share that is left out, 1 / (1 - dropout) for the others.
+
+    Args:
+        shape: (b, d).
+        dropout: probability that a unit of a sample is left out, in [0, 1).
+        rng: on the device where the factor is wanted.
+    """
+    drawn = torch.rand(shape, generator=rng, device=rng.device)
+    return (drawn >= dropout).float() / (1 - dropout)
 
 
 def block_voxels(blocks: Bool[Tensor, "b m i j k"], block: int, sides: Sequence[int]) -> Bool[Tensor, "b m x y z"]:
