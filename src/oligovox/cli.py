@@ -28,6 +28,15 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write; a killed run resumes there.")]
 Set = Annotated[list[str], typer.Option("--set", help="Change a setting, e.g. training.steps=500 (repeatable).")]
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="bids, nnunet, brats, isbi2015, msseg2016, ljubljana, series, datalist, table; default: as it looks."
+    ),
+]
+Sequence = Annotated[
+    list[str], typer.Option("--sequence", help="What the folder calls a sequence, as MRI=FLAIR (repeatable).")
+]
 Workers = Annotated[int, typer.Option(help="Worker processes.", min=1)]
 
 
@@ -93,6 +102,62 @@ cohort = typer.Typer(help="Cohorts before they are prepared.", no_args_is_help=T
 app.add_typer(cohort, name="cohort")
 
 
+@cohort.command("look")
+def cohort_look(
+    data: Annotated[Path, typer.Argument(help="A folder, a datalist (.json) or a table (.csv, .tsv).")],
+    layout: Layout = "",
+    sequence: Sequence = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Which layout a folder has and why, who is in it, and with which sequences and labels; nothing is written."""
+    from oligovox import experiment
+
+    found = experiment.look_at(data, layout=layout, sequences=sequence)
+    lines = {name: "; ".join(value) if isinstance(value, list) else value for name, value in found.items()}
+    _say(found if json else lines, json)
+
+
+@cohort.command("write")
+def cohort_write(
+    data: Annotated[Path, typer.Argument(help="A folder, a datalist (.json) or a table (.csv, .tsv).")],
+    out: Annotated[Path, typer.Argument(help="New folder; a .json for a datalist, a .tsv for a table.")],
+    to: Annotated[str, typer.Option(help="bids, nnunet, datalist, table.")] = "bids",
+    layout: Layout = "",
+    mask: Annotated[str, typer.Option(help="Which label, in the words of the layout, such as rater2.")] = "lesion",
+    sequence: Sequence = [],  # noqa: B006
+    modalities: Annotated[str, typer.Option(help="Only these sequences, comma separated.")] = "",
+    incomplete: Annotated[
+        str, typer.Option(help="For nnunet, exams that lack a sequence: refuse, 'leave out', keep.")
+    ] = "refuse",
+    link: Annotated[bool, typer.Option("--link", help="Link files instead of copying them.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a cohort as BIDS, nnU-Net raw, MONAI datalist or table; DICOM of CHAOS and 4-D files become NIfTI files on the way."""
+    from oligovox import experiment
+
+    result = experiment.write_cohort(
+        data, out,
+        to=to, layout=layout, mask=mask, sequences=sequence, modalities=_words(modalities), incomplete=incomplete, link=link,
+    )  # fmt: skip
+    _say(result, json)
+
+
+@cohort.command("series")
+def cohort_series(
+    data: Annotated[Path, typer.Argument(help="Folder of DICOM files, at any depth.")],
+    out: Annotated[Path, typer.Argument(help="New folder: NIfTI files, and series.tsv to look at and correct.")],
+    json: Json = False,
+) -> None:
+    """DICOM to NIfTI with dcm2niix; which sequence each series is, is guessed from its tags and written into a table."""
+    from oligovox import experiment
+
+    result = experiment.series(data, out)
+    if not json:
+        for row in result.pop("series"):
+            typer.echo(f"{row['file']}  {row['sequence'] or '-':8}  {row['description']}  ({row['why']})")
+    _say(result, json)
+
+
 @cohort.command()
 def annotate(
     data: Annotated[Path, typer.Argument(help="BIDS folder, or a cohort table (.tsv), with full masks.")],
@@ -119,11 +184,13 @@ def annotate(
 
 @app.command()
 def prepare(
-    data: Annotated[Path, typer.Argument(help="BIDS folder, or a cohort table (.tsv).")],
+    data: Annotated[Path, typer.Argument(help="A folder as `oligovox cohort look` knows it, or a list or table.")],
     store: Annotated[Path, typer.Argument(help="Store to write.")],
     modalities: Annotated[str, typer.Option(help="Sequences, comma separated; default: all that occur.")] = "",
     spacing: Annotated[str, typer.Option(help="Voxel size in mm, comma separated.")] = "1,1,1",
     mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
+    layout: Layout = "",
+    sequence: Sequence = [],  # noqa: B006
     workers: Workers = 2,
     json: Json = False,
 ) -> None:
@@ -131,8 +198,10 @@ def prepare(
     from oligovox import experiment
 
     result = experiment.prepare(
-        data, store, modalities=_words(modalities), spacing=_numbers(spacing), mask=mask, workers=workers, show=_bar
-    )
+        data, store,
+        modalities=_words(modalities), spacing=_numbers(spacing), mask=mask, layout=layout, sequences=sequence,
+        workers=workers, show=_bar,
+    )  # fmt: skip
     _say(result, json)
 
 
@@ -269,6 +338,138 @@ def evaluate(
     )  # fmt: skip
     lines = price_headlines if subsets else headlines
     _say(result if json else lines(result), json)  # the tables in `out` have every case and lesion
+
+
+classify = typer.Typer(
+    help="Lesions with a paramagnetic rim, from QSM and FLAIR: cut, train and test by cross-validation, predict, score.",
+    no_args_is_help=True,
+)
+app.add_typer(classify, name="classify")
+
+
+@classify.command("extract")
+def classify_extract(
+    data: Annotated[Path, typer.Argument(help="BIDS folder, or a cohort table (.tsv), with QSM and FLAIR.")],
+    lesions: Annotated[Path, typer.Argument(help="Lesion store to write; a killed run resumes there.")],
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of predicted masks; default: the masks of the data.")
+    ] = None,
+    mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
+    grades: Annotated[
+        str, typer.Option(help="Table of grades (.tsv), auto: what each exam has in derivatives, or none.")
+    ] = "auto",
+    people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    workers: Workers = 2,
+    change: Annotated[
+        list[str], typer.Option("--set", help="Change a setting, e.g. lesions.split=watershed (repeatable).")
+    ] = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Cut a patch of QSM and FLAIR around every lesion of every exam."""
+    from oligovox import experiment
+
+    result = experiment.classify_extract(
+        data, lesions,
+        masks=masks, mask=mask, grades=grades, people=_words(people), changes=change, workers=workers, show=_bar,
+    )  # fmt: skip
+    _say(result, json)
+
+
+@classify.command("train")
+def classify_train(
+    lesions: Annotated[Path, typer.Argument(help="Lesion store with grades.")],
+    out: Out,
+    method: Annotated[
+        str | None, typer.Option(help="A classifier of `oligovox methods`; default: lesion_classification.")
+    ] = None,
+    pretext: Annotated[
+        str | None, typer.Option(help="Self-supervised start, made anew in each fold; default: from scratch.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Network: frodo (default), rimnet, resnet18, resenc.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Size of the network; of frodo: paper (default), cpu, nano.")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of people; default: 5.", min=2)] = None,
+    labels: Annotated[
+        int | None, typer.Option(help="Use the grades of so many people a fold; default: all.", min=3)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each fold.", min=1)] = None,
+    change: Set = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Train and test a classifier by cross-validation over people, with thresholds from inner folds, and one page."""
+    from oligovox import experiment
+    from oligovox.experiment.classification_recipe import Classify
+    from oligovox.experiment.classification_scores import score_headlines
+    from oligovox.experiment.recipe import changed
+
+    chosen = {
+        "method": method,
+        "pretrain.method": pretext,
+        "network.name": encoder,
+        "network.settings.preset": preset,
+        "folds": folds,
+        "labels": labels,
+    }
+    said = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    settings = changed(Classify, [*said, *change, *_steps(steps)], "classify")
+    result = experiment.classify_train(lesions, out, chosen=settings, show=_bar)
+    _say(result if json else score_headlines(result), json)
+
+
+@classify.command("predict")
+def classify_predict(
+    run: Annotated[Path, typer.Argument(help="Finished run folder of `classify train`.")],
+    data: Annotated[Path, typer.Argument(help="BIDS folder, or a cohort table (.tsv), with QSM and FLAIR.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    segment: Annotated[
+        Path | None, typer.Option(help="Run or model folder of `finetune`: predict the lesion masks first.")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of predicted masks; default: the masks of the data.")
+    ] = None,
+    mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
+    people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    page: Annotated[bool, typer.Option(help="Also draw classify.html.")] = True,
+    workers: Workers = 2,
+    json: Json = False,
+) -> None:
+    """Classify the lesions of new patients on their own grid; with --segment from the images alone."""
+    from oligovox import experiment
+
+    if segment and masks:
+        raise SettingsError("--segment predicts the masks that --masks gives; choose one of them")
+    result = experiment.classify_predict(
+        run, data, out,
+        segmenter=segment, masks=masks, mask=mask, people=_words(people), page=page, workers=workers, show=_bar,
+    )  # fmt: skip
+    if not json:
+        del result["files"]
+    _say(result, json)
+
+
+@classify.command("evaluate")
+def classify_evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of `classify train` or `predict`, or a predictions.tsv.")],
+    out: Out,
+    against: Annotated[
+        Path | None, typer.Option(help="The same of another classifier: differences with intervals over people.")
+    ] = None,
+    lesions: Annotated[
+        Path | None, typer.Option(help="Lesion store with the grades, where the table has none; also for pictures.")
+    ] = None,
+    change: Annotated[
+        list[str], typer.Option("--set", help="Change a setting of the protocol, e.g. max_fpr=0.05 (repeatable).")
+    ] = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Score classified lesions by lesion and by person, and compare two classifiers on the same lesions."""
+    from oligovox import experiment
+    from oligovox.experiment.classification_scores import score_headlines
+    from oligovox.experiment.recipe import nested
+
+    result = experiment.classify_evaluate(predictions, out, against=against, lesions=lesions, changes=nested(change))
+    _say(result if json else score_headlines(result), json)
 
 
 @app.command()

@@ -26,6 +26,10 @@ from pathlib import Path
 class OligovoxError(Exception):
     """Root of the tree; catch it to catch everything oligovox raises on purpose."""
 
+    def __str__(self) -> str:
+        """One line, whatever the name of a file holds."""
+        return super().__str__().replace("\r", "\\r").replace("\n", "\\n")
+
 
 class InputError(OligovoxError):
     """What was given cannot be used."""

@@ -121,7 +121,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{path}: cannot be read as JSON ({error}); expected a file written by oligovox") from error
 
 

@@ -52,7 +52,9 @@ def test_there_are_networks():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
 def test_features_have_the_shapes_the_contract_states(name, m):
-    if m == 1 and {"primary", "first"} & SMALL.get(name, {}).keys():  # of named sequences: says which one the plan lacks
+    if (
+        m == 1 and {"primary", "first"} & SMALL.get(name, {}).keys()
+    ):  # of named sequences: says which one the plan lacks
         with pytest.raises(SettingsError, match="T2w is missing"):
             build(name, MODALITIES[:m])
         return

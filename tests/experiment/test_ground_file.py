@@ -76,7 +76,9 @@ def test_a_ground_that_cannot_be_read_is_named(tmp_path: Path, ground: dict[str,
 def test_a_frozen_ground_is_as_it_was(file: Path, tmp_path: Path) -> None:
     """Whoever changes a ground gives it another version, and its digests a line of their own in frozen.json."""
     ground = read_ground(file)
-    assert f"{ground.name}_v{ground.version}" == file.stem if file.parent.name == "retired" else ground.name == file.stem
+    assert (
+        f"{ground.name}_v{ground.version}" == file.stem if file.parent.name == "retired" else ground.name == file.stem
+    )
     assert FROZEN[f"{ground.name} {ground.version}"] == {size: ground.sha256(size) for size in ("cpu", "gpu")}
     shutil.copy(file, tmp_path)
     for size in ("cpu", "gpu"):

@@ -19,17 +19,30 @@ from pathlib import Path
 from oligovox.cohort.annotate import SPARSE, says_sparse
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.modalities import canonical
+from oligovox.cohort.reading import AS_IT_IS, Asked, Look, entries, folders, several
 from oligovox.errors import CohortError, SettingsError
 from oligovox.files import read_json, read_tsv
+
+LAYOUT = "bids"
 
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^(?P<entities>sub-[^_]+(?:_[^_]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(?:\.gz)?$")
+_ABOUT = "dataset_description.json"
 PREDICTIONS = "oligovox predictions"
 """Name in the dataset_description.json of a folder of predictions: nobody looked there, so its masks are no labels."""
 
 _ACQUISITIONS = {("inphase", "T1w"): "T1in", ("outphase", "T1w"): "T1out", ("spir", "T2w"): "T2spir"}
-_DERIVED_SEQUENCES = ("QSM",)  # BIDS calls a susceptibility map a derivative; no scanner file of it exists
+SUFFIXES = {
+    "T1wGd": "ce-gadolinium_T1w",
+    "T1in": "acq-inphase_T1w",
+    "T1out": "acq-outphase_T1w",
+    "T2spir": "acq-spir_T2w",
+    "QSM": "Chimap",
+}
+"""Sequence → how its files end in BIDS, where that is not its name."""
+
+DERIVED_SEQUENCES = ("QSM",)  # BIDS calls a susceptibility map a derivative; no scanner file of it exists
 _INDIVIDUAL_SPACES = ("", "individual", "orig", "native")
 
 
@@ -65,6 +78,27 @@ class _File:
         """Sort key: the file with the fewest entities first, then the lowest run, then by name."""
         run = self.entities.get("run", "0")
         return len(self.entities), int(run) if run.isdigit() else 0, self.path.name
+
+
+def look(root: Path) -> Look:
+    """Folders sub-*/ with files whose names begin with sub-."""
+    people = [folder for folder in entries(root) if folder.name.startswith("sub-") and folder.is_dir()]
+    if not people:
+        return (
+            Look(LAYOUT, ("dataset_description.json",), ("folders sub-*/",))
+            if (root / _ABOUT).is_file()
+            else Look(LAYOUT)
+        )
+    found = (several(len(people), "folder") + f" sub-*/, such as {people[0].name}",)
+    for folder in (below for person in people for below in (person, *folders(person, 2))):
+        if example := next((path for path in entries(folder) if _NAME.match(path.name)), None):
+            return Look(LAYOUT, (*found, f"names by the rules of BIDS, such as {example.name}"))
+    return Look(LAYOUT, found, ("images called sub-…_<sequence>.nii.gz in them",))
+
+
+def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
+    """`read_bids` as every reader is called."""
+    return read_bids(root, mask=asked.mask, labels=asked.labels)
 
 
 def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, int] | None = None) -> Cohort:
@@ -142,7 +176,7 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
 def holds_predictions(folder: Path) -> bool:
     """Whether a folder of derivatives was written by `oligovox predict`."""
     try:
-        content = read_json(folder / "dataset_description.json")
+        content = read_json(folder / _ABOUT)
     except CohortError:  # none, or not ours to mend
         return False
     return isinstance(content, dict) and content.get("Name") == PREDICTIONS
@@ -192,7 +226,7 @@ def _images(files: Iterable[_File], derived: Iterable[_File]) -> dict[str, _File
         if file.sequence:
             choices[file.sequence].append(file)
     for file in derived:
-        if file.sequence in _DERIVED_SEQUENCES:
+        if file.sequence in DERIVED_SEQUENCES:
             choices[file.sequence].append(file)
     images = {}
     for name, found in sorted(choices.items()):

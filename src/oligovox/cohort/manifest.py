@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from oligovox.cohort.annotate import says_sparse
+from oligovox.cohort.annotate import NOBODY_LOOKED, says_sparse
 from oligovox.cohort.modalities import canonical
 from oligovox.errors import CohortError
 from oligovox.files import inside, read_json, read_tsv, write_json, write_tsv
@@ -23,7 +23,8 @@ class Case:
         session: label of the visit without 'ses-', '' where there is only one.
         images: modality (canonical name) → NIfTI file; any non-empty subset of the sequences.
         label: lesion mask on the grid of one of the images, or None where nobody drew one.
-        sparse: the label says of a part only what is there, and holds 255 where nobody looked; such a case trains and is never scored.
+        sparse: the label says of a part only what is there, and holds `unlooked` elsewhere; such a case trains and is never scored.
+        unlooked: value of a sparse label where nobody looked; 255 but for folders of other tools that say another.
         brain: brain mask, or None.
         dataset: which cohort the case comes from ('' in a cohort of one source).
         info: further columns of participants.tsv (age, site, …), as text.
@@ -38,6 +39,7 @@ class Case:
     images: Mapping[str, Path]
     label: Path | None = None
     sparse: bool = False
+    unlooked: int = NOBODY_LOOKED
     brain: Path | None = None
     dataset: str = ""
     info: Mapping[str, str] = field(default_factory=dict)
@@ -79,14 +81,16 @@ class Cohort:
     Attributes:
         cases: in order of name; names are unique.
         labels: foreground class name → value in the label files; 0 is background and not listed.
+        regions: region name → classes it is made of, where the folder speaks of regions that overlap; empty elsewhere.
         name: for messages and the report.
 
     Raises:
-        CohortError: empty, or two cases of the same name.
+        CohortError: empty, two cases of the same name, or a region of classes that there are not.
     """
 
     cases: tuple[Case, ...]
     labels: Mapping[str, int] = field(default_factory=lambda: {"lesion": 1})
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     name: str = "cohort"
 
     def __post_init__(self) -> None:
@@ -97,6 +101,9 @@ class Cohort:
         for first, second in pairwise(names):
             if first == second:
                 raise CohortError(f"{self.name}: '{first}' is listed twice; every session needs a name of its own")
+        for region, classes in self.regions.items():
+            if unknown := [name for name in classes if name not in self.labels]:
+                raise CohortError(f"{self.name}: region '{region}' holds '{unknown[0]}', which is no class")
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -130,11 +137,12 @@ class Cohort:
     def save(self, path: Path) -> None:
         """Write `path` (.tsv) and its .json sidecar; file paths relative to the table where they lie below it."""
         home = path.parent.resolve()
-        columns = ["subject", "session", "dataset", *self.modalities, "label", "brain"]
+        unlooked = {c.name: c.unlooked for c in self.cases if c.sparse and c.unlooked != NOBODY_LOOKED}
+        columns = ["subject", "session", "dataset", *self.modalities, "label", *["unlooked"][: len(unlooked)], "brain"]
         keys = sorted({key for case in self.cases for key in case.info})
-        extra = {key: f"info_{key}" if key in columns else key for key in keys}
+        extra = {key: f"info_{key}" if key in (*columns, "unlooked") else key for key in keys}
         rows = [
-            {"subject": c.subject, "session": c.session, "dataset": c.dataset}
+            {"subject": c.subject, "session": c.session, "dataset": c.dataset, "unlooked": unlooked.get(c.name)}
             | {extra[key]: value for key, value in c.info.items()}
             | {k: _relative(p, home) for k, p in {**c.images, "label": c.label, "brain": c.brain}.items() if p}
             for c in self.cases
@@ -145,6 +153,9 @@ class Cohort:
             {
                 "Name": self.name,
                 "Labels": dict(self.labels),
+                **(
+                    {"Regions": {name: list(classes) for name, classes in self.regions.items()}} if self.regions else {}
+                ),
                 "Modalities": list(self.modalities),
                 "Info": extra,
             },
@@ -160,8 +171,9 @@ class Cohort:
         sidecar = read_json(path.with_suffix(".json"))
         try:
             cases = tuple(_read_row(path, row, sidecar) for row in read_tsv(path))
-            return cls(cases=cases, labels=sidecar["Labels"], name=sidecar["Name"])
-        except (KeyError, TypeError, AttributeError) as error:
+            regions = {name: tuple(classes) for name, classes in sidecar.get("Regions", {}).items()}
+            return cls(cases=cases, labels=sidecar["Labels"], regions=regions, name=sidecar["Name"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CohortError(f"{path}: table or sidecar lacks {error}; expected what `Cohort.save` writes") from error
 
 
@@ -173,11 +185,12 @@ def merge(cohorts: Mapping[str, Cohort]) -> Cohort:
     """
     schemes = {key: dict(cohort.labels) for key, cohort in cohorts.items()}
     first = next(iter(schemes.values()))
+    regions = next(iter(cohorts.values())).regions
     for key, scheme in schemes.items():
         if scheme != first:
             raise CohortError(f"cohort '{key}' has the labels {scheme}, the first one {first}; they must be the same")
     cases = tuple(replace(case, dataset=key) for key, cohort in cohorts.items() for case in cohort.cases)
-    return Cohort(cases=cases, labels=first, name=" + ".join(cohorts))
+    return Cohort(cases=cases, labels=first, regions=regions, name=" + ".join(cohorts))
 
 
 def _read_row(table: Path, row: Mapping[str, str], sidecar: Mapping[str, Any]) -> Case:
@@ -188,7 +201,8 @@ def _read_row(table: Path, row: Mapping[str, str], sidecar: Mapping[str, Any]) -
         session=row["session"],
         dataset=row["dataset"],
         label=label,
-        sparse=label is not None and says_sparse(label),
+        sparse=label is not None and (bool(row.get("unlooked")) or says_sparse(label)),
+        unlooked=int(row.get("unlooked") or NOBODY_LOOKED),
         brain=files.pop("brain", None),
         images=files,
         info={key: row[column] for key, column in sidecar["Info"].items() if row.get(column)},

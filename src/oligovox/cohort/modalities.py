@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 from oligovox.errors import SettingsError, nearest
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "T1w": ("t1", "t1n", "t1w", "mprage"),
-    "T1wGd": ("t1c", "t1ce", "t1gd", "t1wgd", "t1w_gd", "t1post"),
-    "T2w": ("t2", "t2w"),
-    "FLAIR": ("flair", "t2f", "t2flair", "t2_flair"),
-    "PDw": ("pd", "pdw"),
+    "T1w": ("t1", "t1n", "t1w", "mprage", "3dt1", "t1_weighted"),
+    "T1wGd": ("t1c", "t1ce", "t1gd", "t1wgd", "t1w_gd", "t1post", "t1_post", "t1wks", "t1ks", "gado", "3dt1gado"),
+    "T2w": ("t2", "t2w", "t2_weighted"),
+    "FLAIR": ("flair", "t2f", "t2flair", "t2_flair", "3dflair"),
+    "PDw": ("pd", "pdw", "dp"),
     "T2starw": ("t2star", "t2starw", "t2s", "swi"),
     "QSM": ("qsm", "chimap"),
     "T1in": ("t1in", "inphase"),
     "T1out": ("t1out", "outphase", "opposedphase"),
     "T2spir": ("t2spir", "spir"),
 }
-"""Canonical name → other spellings, lower case."""
+"""Canonical name → other spellings, lower case; blanks and '-' are taken for '_'."""
 
 _LOOKUP = {alias: name for name, aliases in ALIASES.items() for alias in (name.lower(), *aliases)}
 
@@ -28,6 +30,6 @@ def canonical(name: str) -> str:
         SettingsError: the name is not known; says the nearest one.
     """
     try:
-        return _LOOKUP[name.strip().lower()]
+        return _LOOKUP[re.sub(r"[ -]+", "_", name.strip().lower())]
     except KeyError:
         raise SettingsError(f"unknown modality '{name}'; {nearest(name, ALIASES)}") from None

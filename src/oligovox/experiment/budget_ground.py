@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oligovox.cohort.annotate import SPARSE
-from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.runtime import Runtime
@@ -129,7 +128,7 @@ def _prepare(study: Study, out: Path, workers: int, show: Show) -> None:
                 folder, choice.simulate.recipe, subjects=choice.simulate.subjects, seed=choice.simulate.seed,
                 workers=workers, progress=show(f"simulate {name}"),
             )  # fmt: skip
-            cohorts[name] = read_bids(folder, mask=choice.mask, labels=choice.labels)
+            cohorts[name] = choice.read(folder)
         else:
             cohorts[name] = choice.read()
     assert study.prepare is not None, "cohorts come with a plan"

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from oligovox.cohort import nnunet
 from oligovox.cohort.bids import participants
 from oligovox.cohort.manifest import Case
 from oligovox.errors import CohortError
@@ -45,8 +46,8 @@ def match(predictions: Path, truth: Path, *, mask: str = "lesion", people: Seque
     """Pair every reference with its prediction.
 
     Args:
-        predictions: folder of label maps: BIDS derivatives as `predict` writes them, or files named as the references.
-        truth: BIDS folder or cohort table with label masks, or a folder of label maps as plain NIfTI files.
+        predictions: folder of label maps: BIDS derivatives as `predict` writes them, what nnU-Net predicted, or files named as the references.
+        truth: a folder of any layout or a cohort table with label masks, or a folder of label maps as plain NIfTI files.
         mask: name of the label masks in derivatives.
         people: only these; empty: everyone.
 
@@ -98,14 +99,14 @@ def _by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def _by_entities(folder: Path) -> dict[_Key, list[Path]]:
-    """Label maps below sub-*/ and <dataset>/sub-*/ by what their names say; brain masks are none."""
+    """Label maps below sub-*/ and <dataset>/sub-*/ by what their names say, else as nnU-Net calls them; brain masks are none."""
     found: dict[_Key, list[Path]] = defaultdict(list)
     for path in _volumes(folder, "sub-*/**/*", "*/sub-*/**/*"):
         name = _NAME.match(_stem(path))
         first = path.relative_to(folder).parts[0]
         if name and "brain" not in path.name:
             found["" if first.startswith("sub-") else first, name["subject"], name["session"] or ""].append(path)
-    return found
+    return found or {key: [path] for key, path in nnunet.predictions(folder).items()}
 
 
 def _volumes(folder: Path, *patterns: str) -> Iterator[Path]:

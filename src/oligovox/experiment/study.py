@@ -23,7 +23,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, nested_budgets, save_budgets
 from oligovox.engine.log import say
@@ -122,7 +121,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
                 folder, simulated.recipe, subjects=simulated.subjects, seed=simulated.seed, workers=recipe.workers,
                 progress=show(f"simulate {name}"),
             )  # fmt: skip
-            given[name] = read_bids(folder, mask=choice.mask, labels=choice.labels)
+            given[name] = choice.read(folder)
     cohort = together({name: given[name] for name in recipe.cohorts})
     cohort.save(out / "cohort.tsv")
     split.save(out / "split.json")

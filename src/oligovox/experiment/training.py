@@ -124,7 +124,7 @@ def train(
         method = build_method(job.method, job.settings, encoder)
     _check(job.method, method, job.network, stage, encoder, plan)
     _check_streams(job, method)
-    start = _load_start(job, method) if job.start else None
+    start = load_start(method, job.start, job.parts, job.norm_reset, job.shuffled, job.tensors) if job.start else None
     source = PatchSource(plan, job.streams, stage.patch, stage.training.seed)
     description = describe(job, store, start)
     result = fit(
@@ -149,9 +149,9 @@ def describe(job: Job, store: Store, start: ModelDescription | None) -> ModelDes
     seen = {case.person for stream in job.streams for case in stream.cases} | set(start.trained_on if start else ())
     return ModelDescription(
         method=job.method,
-        settings=_resolved("METHOD", job.method, job.settings),
+        settings=resolved("METHOD", job.method, job.settings),
         network=job.network.name,
-        network_settings=_resolved("NETWORK", job.network.name, job.network.settings),
+        network_settings=resolved("NETWORK", job.network.name, job.network.settings),
         modalities=store.plan.modalities,
         plan=store.plan.model_dump(mode="json"),
         labels=dict(store.labels),
@@ -174,7 +174,7 @@ def _data_of(job: Job) -> dict[str, Any]:
     return stage | start | {"streams": streams, "watched": job.watched}
 
 
-def _resolved(marker: catalogue.Marker, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(marker: catalogue.Marker, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every default spelled out, as plain values."""
     settings: dict[str, Any] = parse(catalogue.load(marker, name).Settings, given, name).model_dump(mode="json")
     return settings
@@ -246,9 +246,20 @@ def _check_streams(job: Job, method: Method[Any]) -> None:
         raise LabelError(f"method {job.method} needs unlabelled cases beside the labelled ones, and there are none")
 
 
-def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
-    assert job.start is not None
-    folder = model_folder(job.start)
+def load_start(
+    method: Method[Any],
+    start: Path,
+    parts: tuple[str, ...] = ("encoder", "decoder"),
+    norm_reset: bool = False,
+    shuffled: bool = False,
+    tensors: bool = False,
+) -> ModelDescription:
+    """Let a method take over the weights of a run or model folder; see `networks.transfer`. Says what became of them.
+
+    Raises:
+        CheckpointError: they belong to another architecture.
+    """
+    folder = model_folder(start)
     weights, description = load_model(folder)
     reports: list[TransferReport] = []
 
@@ -258,9 +269,9 @@ def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
                 weights,
                 description.modalities,
                 module,
-                parts=job.parts,
-                norm_reset=job.norm_reset,
-                shuffled=job.shuffled,
+                parts=parts,
+                norm_reset=norm_reset,
+                shuffled=shuffled,
             )
         )
 
@@ -270,6 +281,6 @@ def _load_start(job: Job, method: Method[Any]) -> ModelDescription:
         raise CheckpointError(f"{folder}: {error}") from error
     for report in reports:
         say(f"start from {folder}: {report.summary()}")
-        for line in report.table() if job.tensors else ():
+        for line in report.table() if tensors else ():
             say(f"  {line}")
     return description

@@ -101,17 +101,23 @@ def prepare(
     modalities: Sequence[str] = (),
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     mask: str = "lesion",
+    layout: str = "",
+    sequences: Sequence[str] = (),
+    labels: Sequence[str] = (),
     workers: int = 2,
     show: Show = quiet,
 ) -> dict[str, Any]:
-    """Turn a BIDS folder or a cohort table into a store.
+    """Turn a folder of any layout that is known, or a list or table of files, into a store.
 
     Args:
-        data: BIDS folder or .tsv table.
+        data: BIDS, nnU-Net raw, BraTS, …; a datalist (.json) or a table (.tsv, .csv).
         store: folder to write.
         modalities: sequences to keep, in order; empty: all that occur.
         spacing: voxel size in mm.
-        mask: name of the lesion masks in derivatives.
+        mask: which label, in the words of the layout; of BIDS the name of the lesion masks in derivatives.
+        layout: name of the layout; '': as it looks.
+        sequences: what the folder calls a sequence whose name is not known, as NAME=FLAIR.
+        labels: value of each class in the label files, as hole=2; empty: as the folder says.
         workers: processes.
         show: progress.
 
@@ -119,7 +125,7 @@ def prepare(
         InputError: one line for the first thing that is wrong with the data.
     """
     store = Path(store)
-    cohort = read_cohort(data, mask=mask)
+    cohort = read_cohort(data, mask=mask, layout=layout, sequences=sequences, labels=labels)
     plan = parse(Plan, {"modalities": tuple(modalities) or cohort.modalities, "spacing": spacing}, "prepare")
     check_writable(store)
     made = prepare_cohort(cohort, plan, store, workers=workers, progress=show("prepare"))

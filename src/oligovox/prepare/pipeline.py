@@ -176,6 +176,7 @@ def _prepare_case(case: Case, plan: Plan, scheme: Mapping[str, int], cases: Path
         plan.model_dump(mode="json"),
         list(scheme.items()),
         *(["sparse"] if case.sparse else []),
+        *([case.unlooked] if case.sparse and case.unlooked != NOBODY_LOOKED else []),
     ]
     content = hash_json(identity)
     folder = cases / case.name
@@ -227,7 +228,8 @@ def _load(case: Case, sources: Mapping[str, Path], plan: Plan, scheme: Mapping[s
     if case.label:
         label = geometry.read_volume(case.label, empty_ok=True)
         _check_on_a_grid(case.label, label, images)
-        label = Volume(_class_indices(case.label, label.array, scheme, sparse=case.sparse), label.affine)
+        unlooked = case.unlooked if case.sparse else None
+        label = Volume(_class_indices(case.label, label.array, scheme, unlooked), label.affine)
     if case.brain:
         brain = geometry.read_volume(case.brain, empty_ok=True)
         _check_on_a_grid(case.brain, brain, images)
@@ -252,12 +254,12 @@ def _check_on_a_grid(path: Path, mask: Volume, images: Mapping[str, Volume]) -> 
     )
 
 
-def _class_indices(path: Path, values: np.ndarray, scheme: Mapping[str, int], *, sparse: bool) -> np.ndarray:
+def _class_indices(path: Path, values: np.ndarray, scheme: Mapping[str, int], unlooked: int | None) -> np.ndarray:
     """Values of the file → 0, 1, 2 … in the order of the scheme, -1 where a sparse label says that nobody looked (int8)."""
     result = np.zeros(values.shape, dtype=np.int8)
-    if sparse:
-        _check_sparse(path, values, scheme)
-        result[values == NOBODY_LOOKED] = NOT_LOOKED
+    if unlooked is not None:
+        _check_sparse(path, values, scheme, unlooked)
+        result[values == unlooked] = NOT_LOOKED
     for index, value in enumerate(scheme.values(), start=1):
         result[np.abs(values - value) < 1e-3] = index
     unknown = np.unique(values[(result == 0) & (np.abs(values) >= 1e-3)])
@@ -272,14 +274,14 @@ def _class_indices(path: Path, values: np.ndarray, scheme: Mapping[str, int], *,
     return result
 
 
-def _check_sparse(path: Path, values: np.ndarray, scheme: Mapping[str, int]) -> None:
-    if NOBODY_LOOKED in scheme.values():
-        named = next(name for name, value in scheme.items() if value == NOBODY_LOOKED)
+def _check_sparse(path: Path, values: np.ndarray, scheme: Mapping[str, int], unlooked: int) -> None:
+    if unlooked in scheme.values():
+        named = next(name for name, value in scheme.items() if value == unlooked)
         raise LabelError(
-            f"{path}: says that {NOBODY_LOOKED} is where nobody looked, but the label scheme calls it {named}; give the class another value"
+            f"{path}: says that {unlooked} is where nobody looked, but the label scheme calls it {named}; give the class another value"
         )
-    if (values == NOBODY_LOOKED).all():
-        raise LabelError(f"{path}: every voxel is {NOBODY_LOOKED}, so nobody looked at all; leave the mask out")
+    if (values == unlooked).all():
+        raise LabelError(f"{path}: every voxel is {unlooked}, so nobody looked at all; leave the mask out")
 
 
 def _counted(label: np.ndarray | None) -> tuple[int, int]:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oligovox.cohort.annotate import SPARSE
+from oligovox.cohort.bids import DERIVED_SEQUENCES, SUFFIXES
 from oligovox.errors import InputError, OutputError, SettingsError, WorkerError
 from oligovox.files import atomic_file, check_writable, hash_file, hash_json, read_json, sweep, write_json, write_tsv
 from oligovox.processes import end_with_parent
@@ -38,13 +39,6 @@ _COMPRESSION = 4
 
 
 _INT16 = np.iinfo(np.int16)
-_SUFFIXES = {
-    "T1wGd": "ce-gadolinium_T1w",
-    "T1in": "acq-inphase_T1w",
-    "T1out": "acq-outphase_T1w",
-    "T2spir": "acq-spir_T2w",
-}
-_DERIVED = {"QSM": "Chimap"}  # BIDS calls a susceptibility map a derivative
 _INSIDE = {"brain": "brain", "abdomen": "body"}  # name of the mask of what was scanned
 _SEVERAL = (SPARSE, "change", "rims")  # these have more values than 0 and 1
 _UNITS = {
@@ -277,8 +271,8 @@ def _write_images(job: _Job, person: SimulatedSubject) -> list[Path]:
             phase = job.anat / f"{job.name}_part-phase_T2starw"
             files += _write_image(phase, person.phase, person, sidecar | {"Units": "rad"})
         else:
-            home = job.derived if modality in _DERIVED else job.anat
-            stem = home / f"{job.name}_{(_SUFFIXES | _DERIVED).get(modality, modality)}"
+            home = job.derived if modality in DERIVED_SEQUENCES else job.anat
+            stem = home / f"{job.name}_{SUFFIXES.get(modality, modality)}"
         whole = np.rint(image).clip(_INT16.min, _INT16.max).astype(np.int16)
         files += _write_image(stem, whole, person, sidecar)
     return files

@@ -196,6 +196,62 @@ def lesion_intervals(
     }
 
 
+def lesion_differences(
+    probability: ArrayLike,
+    against: ArrayLike,
+    truth: ArrayLike,
+    patient: Sequence[str],
+    settings: Settings = DEFAULT,
+    *,
+    seed: int,
+    thresholds: tuple[ArrayLike, ArrayLike] | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> dict[str, dict[str, Estimate]]:
+    """Scores of one classifier minus those of another on the same lesions, with intervals of the difference: both see each drawn cohort.
+
+    In place of DeLong's test, which takes lesions for independent: those of one patient are not.
+
+    Args:
+        probability: (n,) of a rim by the one, in [0, 1].
+        against: (n,) by the other.
+        truth: (n,) 1 for Rim+, 0 for Rim−.
+        patient: (n,) whose lesion it is.
+        settings: threshold, partial area, categories.
+        seed: of the resampling; the same seed gives the same intervals, whatever the order of lesions.
+        thresholds: (n,) of each classifier in place of `settings.threshold`.
+        resamples: number of cohorts drawn.
+        level: share of the resampled differences inside the interval, in (0, 1).
+
+    Returns:
+        region → metric → estimate of the difference; undefined where one of the two is.
+
+    Raises:
+        InputError: as `score_lesions`.
+        LabelError: a truth other than 0 and 1.
+    """
+    limits = thresholds or (None, None)
+    pair = [
+        _cohort(chance, truth, patient, settings, limit)
+        for chance, limit in zip((probability, against), limits, strict=True)
+    ]
+    patients = len(pair[0].count)
+
+    def differences(times: _Ints) -> _Regions:
+        one, other = (_scores(cohort, times, settings) for cohort in pair)
+        return {region: {m: values - other[region][m] for m, values in found.items()} for region, found in one.items()}
+
+    whole = differences(np.ones((1, patients), dtype=np.int64))
+    drawn = [differences(times) for times in _resampled(pair[0], seed, resamples)] if patients > 1 else []
+    return {
+        region: {
+            metric: _estimate(float(value[0]), [block[region][metric] for block in drawn], level)
+            for metric, value in metrics.items()
+        }
+        for region, metrics in whole.items()
+    }
+
+
 def best_threshold(probability: ArrayLike, truth: ArrayLike) -> float:
     """The threshold with the highest F1 of lesions among 0, 0.01, …, 1; the lowest of equals. Choose it on validation lesions only.
 

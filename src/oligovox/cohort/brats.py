@@ -1,0 +1,125 @@
+"""Folders of the brain tumour challenges BraTS, 2018 to 2024: one folder a case, one file a sequence.
+
+    BraTS20_Training_001/BraTS20_Training_001_{t1,t1ce,t2,flair,seg}.nii.gz        to 2021; below HGG/ and LGG/ in 2018 and 2019
+    BraTS-GLI-00005-100/BraTS-GLI-00005-100-{t1n,t1c,t2w,t2f,seg}.nii.gz           from 2023; the last number is the visit
+
+What the values of a segmentation mean is read from all of them together: 1 and 2 are necrotic core and oedema; enhancing tumour is 4 where no
+file has a 3, and 3 where some has. With 3 and 4, 4 is the resection cavity in names of 2023 and later, and in older ones enhancing tumour, 3 being
+the non-enhancing core of 2013. `labels` overrules it. Files that are called otherwise (-seg4) are chosen by the name of the mask.
+
+Source: Menze et al. 2015, IEEE TMI 34:1993; Baid et al. 2021, arXiv 2107.02314; LaBella et al. 2023, arXiv 2305.07642; de Verdier et al. 2024, arXiv 2405.18368.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.reading import AS_IT_IS, OWN, Asked, Look, folders, niftis, plain_names, several, who
+from oligovox.errors import CohortError
+
+LAYOUT = "brats"
+
+CORE, OEDEMA, ENHANCING, CAVITY, SOLID = (
+    "necrotic core",
+    "oedema",
+    "enhancing tumour",
+    "resection cavity",
+    "non-enhancing core",
+)
+
+_ENDS = {"t1", "t1ce", "t2", "flair", "t1n", "t1c", "t2w", "t2f"}
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """One case by the names of its files."""
+
+    path: Path
+    mark: str  # between case and sequence: '_' to 2021, '-' from 2023
+    files: Mapping[str, Path]  # what comes after the mark → file
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def look(root: Path) -> Look:
+    """Folders whose files are called as the folder, with a sequence after it."""
+    cases = list(_cases(root))
+    if not cases:
+        return Look(LAYOUT)
+    files = ", ".join(path.name for path in list(cases[0].files.values())[:2])
+    return Look(LAYOUT, (f"{several(len(cases), 'folder')} with files called as the folder, such as {files}",))
+
+
+def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
+    """Read folders of cases; every segmentation is opened once, to see which values there are, unless labels are given.
+
+    Args:
+        root: the folder that holds the cases, HGG and LGG in it where there are such.
+        asked: mask: 'lesion' for …seg, or another ending, such as seg4.
+
+    Raises:
+        CohortError: no case, or no segmentation of this name.
+    """
+    found = list(_cases(root))
+    if not found:
+        raise CohortError(
+            f"{root}: no folder whose files are called as itself, expected CASE/CASE_t1ce.nii.gz or CASE/CASE-t1c.nii.gz"
+        )
+    ending = "seg" if asked.mask in (None, OWN) else str(asked.mask)
+    names = plain_names((case.name for case in found), root)
+    cases = []
+    for case in found:
+        _, subject, session = who(names[case.name])
+        images = {asked.sequence(name, case.path): path for name, path in case.files.items() if asked.is_sequence(name)}
+        grade = case.path.parent.name if case.path.parent.name in ("HGG", "LGG") else ""
+        label = case.files.get(ending) if asked.mask else None
+        cases.append(
+            Case(subject=subject, session=session, images=images, label=label, info={"grade": grade} if grade else {})
+        )
+    if asked.mask not in (None, OWN) and not any(case.label for case in cases):
+        raise CohortError(f"{root}: no segmentation is called …{ending}; name one that is there")
+    labels = [case.label for case in cases if case.label]
+    scheme = asked.labels or _scheme(_values(labels), newer=found[0].mark == "-")
+    return Cohort(cases=tuple(cases), labels=scheme, name=root.resolve().name)
+
+
+def _cases(root: Path) -> Iterator[_Folder]:
+    """Folders at most two levels down with at least one file CASE_t1ce, CASE-t1c or the like."""
+    for folder in folders(root, 2):
+        for mark in "-_":
+            start = f"{folder.name}{mark}"
+            files = {name.removeprefix(start): path for name, path in niftis(folder).items() if name.startswith(start)}
+            if _ENDS & set(files):
+                yield _Folder(folder, mark, files)
+                break
+
+
+def _scheme(values: set[int], *, newer: bool) -> dict[str, int]:
+    """Class → value, from the values that occur."""
+    both = {CORE: 1, OEDEMA: 2}
+    if {3, 4} <= values:
+        return both | ({ENHANCING: 3, CAVITY: 4} if newer else {SOLID: 3, ENHANCING: 4})
+    if 4 in values or (3 not in values and not newer):
+        return both | {ENHANCING: 4}
+    return both | {ENHANCING: 3}
+
+
+def _values(paths: Iterable[Path]) -> set[int]:
+    """Whole numbers that occur in any of the files; one that cannot be read is said when it is prepared."""
+    found: set[int] = set()
+    for path in paths:
+        try:
+            array = np.asanyarray(nib.load(path).dataobj)
+            counts = np.bincount(array.ravel(), minlength=5) if array.dtype == np.uint8 else None
+            found |= set((np.unique(array) if counts is None else np.flatnonzero(counts)).astype(int).tolist())
+        except Exception:  # whatever a damaged file does to nibabel
+            continue
+    return found

@@ -1,0 +1,110 @@
+"""Which lesions a page shows, in which order, and what each answer rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from oligovox.experiment.training import load_network
+from oligovox.files import read_json, read_tsv
+from oligovox.infer.lesions import occlusion
+from oligovox.prepare.lesion_store import LesionStore, StoredLesion
+from oligovox.report.lesion_figures import LesionView
+from oligovox.report.lesions import write_lesion_page
+from oligovox.sample.lesions import lesion_batch
+
+SHOWN, EXPLAINED = 24, 6
+"""Lesions drawn, and of these, from the first on, those whose answer is explained."""
+
+_CUBE_MM = 6.0  # side of what is hidden at once: wider than a rim, narrower than most lesions
+_NEUTRAL = (0.5,)  # 0 ppb; FLAIR is not hidden
+
+
+def draw_page(content: Mapping[str, Any], table: Path, out: Path, store: LesionStore | None) -> Path:
+    """The page of scored predictions; pictures where the lesion store is known."""
+    rows = sorted(read_tsv(table), key=_agreement)
+    classify = table.parent / "classify.json"
+    about = read_json(classify) if classify.is_file() else {}
+    models = {
+        str(number): table.parent / f"fold-{number}" / "train" / "model"
+        for number in range(1, len(about.get("folds", ())) + 1)
+    }
+    method = about.get("settings", {}).get("method", "")
+    warnings = (
+        ["The start saw the lesions of tested people, without their grades (transductive)."]
+        if content["transductive"]
+        else []
+    )
+    patch = about.get("settings", {}).get("patch")
+    return write_lesion_page(
+        out / "classify.html",
+        title=f"Lesions classified by {method}" if method else "Classified lesions",
+        views=lesion_views(rows, store, models, patch) if store else (),
+        order=f"The {min(SHOWN, len(rows))} of {len(rows)} lesions that grade and probability disagree on most, the worst first.",
+        rows=rows,
+        scores=content,
+        warnings=warnings,
+        simulated=content["simulated"],
+    )
+
+
+def lesion_views(
+    rows: Sequence[Mapping[str, str]],
+    store: LesionStore,
+    models: Mapping[str, Path],
+    patch: int | None,
+    explained: int = EXPLAINED,
+) -> list[LesionView]:
+    """The first lesions of a table as they are drawn.
+
+    Args:
+        rows: of predictions.tsv, in the order of the page.
+        store: has their patches; a lesion it does not have is left out.
+        models: fold → model folder whose answer is explained; those that are not there explain nothing.
+        patch: side that the models saw.
+        explained: how many, from the first on.
+    """
+    known = {lesion.name for lesion in store.lesions}
+    networks: dict[Path, nn.Module] = {}
+    views = []
+    for place, row in enumerate([row for row in rows if row["lesion"] in known][:SHOWN]):
+        lesion, model = store.named(row["lesion"]), models.get(row.get("fold", "") or "1")
+        saliency = None
+        if place < explained and patch and model is not None and (model / "model.json").is_file():
+            network = networks.setdefault(model, load_network(model)[0])
+            saliency = _rests_on(network, lesion, patch, store.plan.spacing)
+        views.append(_view(lesion, row, saliency))
+    return views
+
+
+def _rests_on(network: nn.Module, lesion: StoredLesion, patch: int, spacing: float) -> np.ndarray:
+    """(s, s, s) of the stored patch."""
+    batch = lesion_batch([lesion], patch, spacing)
+    side = max(2, round(_CUBE_MM / spacing))
+    inner = occlusion(network, batch, 0, side=side, neutral=_NEUTRAL)[0]
+    stored = lesion.seen().shape[0]
+    return np.pad(inner, (stored - patch) // 2)
+
+
+def _view(lesion: StoredLesion, row: Mapping[str, str], saliency: np.ndarray | None) -> LesionView:
+    seen, image = lesion.seen(), lesion.image()
+    middle = seen.shape[2] // 2
+    grade = {1: "Rim+", 0: "Rim−", -1: "grade unknown"}[lesion.grade]
+    return LesionView(
+        name=lesion.name,
+        words=f"{lesion.name}: {float(row['probability']):.2f}, {grade}{'?' if lesion.uncertain and lesion.grade >= 0 else ''}",
+        qsm=image[0, :, :, middle].astype(np.float32),
+        flair=image[1, :, :, middle].astype(np.float32),
+        seen=np.asarray(seen[:, :, middle]),
+        saliency=None if saliency is None else saliency[:, :, middle],
+    )
+
+
+def _agreement(row: Mapping[str, str]) -> tuple[float, str]:
+    """Sort key: the largest difference of grade and probability first; lesions of unknown grade last."""
+    grade = int(row["grade"] or -1)
+    return (-abs(grade - float(row["probability"])) if grade >= 0 else 1.0, row["lesion"])

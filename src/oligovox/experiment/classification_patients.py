@@ -1,0 +1,189 @@
+"""New patients: segment (if asked), cut the lesions, ask the classifiers of all folds, write what they say on the patient's own grid.
+
+    OUT/segmentation/                          predicted masks, where a segmentation model is given
+    OUT/lesions/                               the lesion store
+    OUT/predictions.tsv                        one row a lesion
+    OUT/sub-01/anat/sub-01_desc-rim_probseg.nii.gz    each lesion coloured by its probability of a rim, 0 elsewhere
+                    sub-01_desc-rim_probseg.tsv, .json    its lesions; where it comes from
+    OUT/classify.html                          the same to look at
+
+The probability is the mean over the folds' classifiers, the threshold the mean of their thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from oligovox.cohort.bids import PREDICTIONS as DATASET
+from oligovox.engine.log import say
+from oligovox.engine.model import read_description
+from oligovox.engine.runtime import Hardware, Runtime
+from oligovox.errors import CheckpointError
+from oligovox.experiment.classification import PREDICTIONS, prediction_rows
+from oligovox.experiment.classification_page import lesion_views
+from oligovox.experiment.cohorts import Show, quiet
+from oligovox.experiment.lesion_cohorts import AUTO, read_exams
+from oligovox.experiment.training import load_network
+from oligovox.experiment.verbs import predict
+from oligovox.files import atomic_file, check_writable, read_json, write_json, write_tsv
+from oligovox.infer.lesions import predict_lesions
+from oligovox.prepare.lesion_store import LesionPlan, LesionStore
+from oligovox.prepare.lesions import extract_lesions
+from oligovox.report.lesions import write_lesion_page
+from oligovox.settings import parse
+
+_EXPLAINED = 3  # lesions whose answer is explained: it takes longer than the answer
+
+
+def classify_predict(
+    run: Path | str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    segmenter: Path | str | None = None,
+    masks: Path | str | None = None,
+    mask: str = "lesion",
+    people: Sequence[str] = (),
+    page: bool = True,
+    workers: int = 2,
+    hardware: Hardware | None = None,
+    show: Show = quiet,
+) -> dict[str, Any]:
+    """Classify every lesion of new exams, from masks that are there or from images alone.
+
+    Args:
+        run: finished run folder of `classify_train`.
+        data: BIDS folder or cohort table with QSM and FLAIR.
+        out: folder to write; a killed run resumes there.
+        segmenter: run or model folder of `finetune`: lesion masks are predicted first.
+        masks: folder of predicted masks; without both: the masks of `data`.
+        mask: name of the lesion masks in the derivatives of `data`.
+        people: only these; empty: everyone.
+        page: also draw classify.html.
+        workers: processes that prepare and cut.
+        hardware: device, precision, threads; None: what there is.
+        show: progress.
+
+    Returns:
+        "predictions" (the table), "exams", "lesions", "called" and "files" (exam → NIfTI).
+
+    Raises:
+        CheckpointError: not a finished run of `classify_train`.
+        CohortError: no exam has QSM, FLAIR and a mask.
+        InputError: one line for the first thing that is wrong with the data.
+    """
+    run, data, out = Path(run), Path(data), Path(out)
+    about, models = _finished(run)
+    check_writable(out)
+    given: Path | dict[str, Path] | None = Path(masks) if masks else None
+    if segmenter:
+        made = predict(segmenter, data, out / "segmentation", people=people, workers=workers, show=show)
+        given = {name: Path(path) for name, path in made["files"].items()}
+    exams = read_exams(data, masks=given, mask=mask, grades=AUTO, people=people)
+    plan = parse(LesionPlan, about["extraction"], f"{run}: extraction")
+    store = extract_lesions(exams, plan, out / "lesions", workers=workers, progress=show("extract"), empty_ok=True)
+    probability = _probability(models, store, int(about["settings"]["patch"]), Runtime(hardware))
+    threshold = float(np.mean([read_json(model.parents[1] / "fold.json")["threshold"] for model in models]))
+    rows = prediction_rows(store.lesions, probability, np.full(len(store), threshold), None)
+    files = {exam.case.name: str(_write(out, store, exam.case.name, rows, run)) for exam in exams}
+    write_tsv(out / "predictions.tsv", rows, PREDICTIONS)
+    if seen := {exam.case.person for exam in exams} & {
+        p for model in models for p in read_description(model).trained_on
+    }:
+        say(
+            f"the classifiers have seen {len(seen)} of these people, first {min(seen)}: what they say of them proves nothing"
+        )
+    if not store.lesions:
+        say(f"no lesion of at least {plan.lesions.min_volume_mm3:g} mm³ in {len(exams)} exams: nothing to classify")
+    elif page:
+        _page(out, store, rows, models, int(about["settings"]["patch"]))
+    called = sum(row["called"] for row in rows)
+    return {
+        "predictions": str(out / "predictions.tsv"),
+        "exams": len(exams),
+        "lesions": len(rows),
+        "called": called,
+        "files": files,
+    }
+
+
+def _finished(run: Path) -> tuple[dict[str, Any], list[Path]]:
+    """classify.json of a run, and the models of its folds."""
+    table = run / "classify.json"
+    if not table.is_file():
+        raise CheckpointError(f"{run}: no classify.json in it; expected a run folder of `oligovox classify train`")
+    about: dict[str, Any] = read_json(table)
+    if not about.get("finished"):
+        raise CheckpointError(
+            f"{run}: training was not finished; run the same `oligovox classify train` again, it goes on"
+        )
+    return about, [run / f"fold-{number}" / "train" / "model" for number in range(1, len(about["folds"]) + 1)]
+
+
+def _probability(models: Sequence[Path], store: LesionStore, patch: int, runtime: Runtime) -> NDArray[np.float64]:
+    """Mean over the models."""
+    total = np.zeros(len(store))
+    for model in models:
+        network, description = load_network(model)
+        if description.kind != "classification":
+            raise CheckpointError(f"{model}: a model of kind {description.kind}, expected a classifier of lesions")
+        total += predict_lesions(
+            network.to(runtime.device), store.lesions,
+            patch=patch, spacing=store.plan.spacing, device=runtime.device, bf16=runtime.precision == "bf16-mixed",
+        )  # fmt: skip
+    chance: NDArray[np.float64] = total / len(models)
+    return chance
+
+
+def _write(out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str, Any]], run: Path) -> Path:
+    """The map, table and sidecar of one exam."""
+    folder = store.root / "cases" / exam
+    numbers = nib.load(folder / "lesions.nii.gz")
+    own = [row for row in rows if row["exam"] == exam]
+    colours = np.zeros(int(np.asarray(numbers.dataobj).max()) + 1, np.float32)
+    for row in own:
+        colours[int(row["number"])] = row["probability"]
+    below = [part for part in exam.split("_") if part.startswith(("sub-", "ses-"))]
+    path = out.joinpath(*below, "anat", f"{exam}_desc-rim_probseg.nii.gz")
+    with atomic_file(path) as temporary:
+        nib.save(nib.Nifti1Image(colours[np.asarray(numbers.dataobj)], numbers.affine), temporary)
+    stem = path.with_name(path.name.removesuffix(".nii.gz"))
+    write_tsv(
+        stem.with_name(f"{stem.name}.tsv"),
+        own,
+        ("number", "x", "y", "z", "volume_mm3", "probability", "threshold", "called"),
+    )
+    write_json(
+        stem.with_name(f"{stem.name}.json"),
+        {
+            "Description": "probability of a paramagnetic rim, one value a lesion, by oligovox; not for clinical use",
+            "Sources": read_json(folder / "case.json")["sources"],
+            "Classifier": str(run),
+        },
+    )
+    if not (out / "dataset_description.json").exists():
+        write_json(
+            out / "dataset_description.json", {"Name": DATASET, "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+        )
+    return path
+
+
+def _page(out: Path, store: LesionStore, rows: Sequence[Mapping[str, Any]], models: Sequence[Path], patch: int) -> Path:
+    ordered = sorted(
+        ({key: "" if value is None else str(value) for key, value in row.items()} for row in rows),
+        key=lambda row: (-float(row["probability"]), row["lesion"]),
+    )
+    return write_lesion_page(
+        out / "classify.html",
+        title="Lesions by probability of a rim",
+        views=lesion_views(ordered, store, {"1": models[0]}, patch, explained=_EXPLAINED),
+        order="The lesions with the highest probability first; what an answer rests on is that of the first fold's classifier.",
+        rows=ordered,
+        simulated=store.simulated,
+    )

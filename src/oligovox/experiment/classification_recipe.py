@@ -1,0 +1,115 @@
+"""What a cross-validated classification does: settings, folds, and the checks before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from oligovox import catalogue
+from oligovox.cohort.folds import Fold, draw_folds
+from oligovox.engine.fit import Training
+from oligovox.errors import LabelError
+from oligovox.experiment.recipe import NetworkChoice, Positive, Stage
+from oligovox.experiment.training import check
+from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
+from oligovox.prepare.store import Plan
+from oligovox.sample.lesions import check_patch
+from oligovox.sample.turns import Turns
+from oligovox.settings import Settings
+
+
+class PretrainLesions(Settings):
+    """Self-supervised start, made anew in each fold from lesions of people who are neither tested nor validated on."""
+
+    method: str = Field(description="a pretext of `oligovox methods`")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method's own file")
+    batch: Positive = Field(10, description="lesions in a micro-batch")
+    training: Training = Training(steps=2000, lr=5e-5, weight_decay=0.05)
+    turns: Turns = Turns()
+    transductive: bool = Field(
+        False,
+        description="one start from everybody's lesions, tested people's too, as the release does; the page says so",
+    )
+
+
+class Classify(Settings):
+    """Cross-validated classification of lesions. Steps, rate, decay and batch are those of the paper, an epoch being about 100 steps."""
+
+    method: str = Field("lesion_classification", description="a classifier of `oligovox methods`")
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of the method's own file; `counts`, where it has them, are those of each fold",
+    )
+    network: NetworkChoice = Field(NetworkChoice(name="frodo"), description="encoder; frodo, where it has no name")
+    patch: Positive = Field(64, description="side in voxels: the middle of what was extracted")
+    batch: Positive = Field(16, description="lesions in a micro-batch")
+    balanced: bool = Field(True, description="draw Rim+ and Rim− with even chances")
+    turns: Turns = Turns()
+    training: Training = Training(steps=4000, lr=1e-4, weight_decay=0.05, validate_every=100)
+    pretrain: PretrainLesions | None = Field(None, description="self-supervised start; null: from scratch")
+    folds: int = Field(5, ge=2, description="of people")
+    validation: float = Field(0.2, gt=0, lt=1, description="share of a fold's other people that is validated on")
+    seed: int = Field(42, ge=0, description="of the folds")
+    labels: int | None = Field(
+        None, ge=3, description="use the grades of so many people a fold, validation people among them; null: all"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """A network without a name is the default one with other settings."""
+        network = given.get("network") if isinstance(given, dict) else None
+        return {**given, "network": {"name": "frodo", **network}} if isinstance(network, dict) else given
+
+
+def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
+    """Who is where; says before anything runs what would not work.
+
+    Raises:
+        CohortError: too few people, or too few with a Rim+ lesion.
+        LabelError: nobody is graded, or a fold would learn from one class only.
+        SettingsError: method, network and patch do not fit.
+    """
+    positives: dict[str, int] = {}
+    for lesion in store.graded:
+        positives[lesion.person] = positives.get(lesion.person, 0) + lesion.grade
+    if not positives:
+        raise LabelError(
+            f"{store.root}: no lesion has a grade; extract again with grades (see docs/how-to/classify-lesions.md)"
+        )
+    check_patch(store.lesions[0], chosen.patch)
+    stage, plan = Stage(patch=(chosen.patch,) * 3), Plan(modalities=SEQUENCES)
+    check(chosen.method, with_counts(chosen, store.graded), chosen.network, stage, plan)
+    if chosen.pretrain:
+        check(chosen.pretrain.method, chosen.pretrain.settings, chosen.network, stage, plan)
+    folds = draw_folds(
+        positives, folds=chosen.folds, validation=chosen.validation, seed=chosen.seed, labels=chosen.labels
+    )
+    for number, fold in enumerate(folds, start=1):
+        grades = {lesion.grade for lesion in store.graded if lesion.person in fold.train}
+        if grades != {0, 1}:
+            only = "Rim+" if grades == {1} else "Rim−"
+            raise LabelError(
+                f"fold {number} of {len(folds)} would learn from {only} lesions only; grade more people, or use fewer folds"
+            )
+    return folds
+
+
+def with_counts(chosen: Classify, lesions: Sequence[StoredLesion]) -> dict[str, Any]:
+    """Settings of the method; where it asks for `counts` of Rim− and Rim+ and none are given, those that are drawn of these lesions."""
+    if "counts" not in catalogue.load("METHOD", chosen.method).Settings.model_fields or "counts" in chosen.settings:
+        return chosen.settings
+    grades = [lesion.grade for lesion in lesions]
+    counts = (grades.count(0), grades.count(1))
+    drawn = (max(sum(counts) // 2, 1),) * 2 if chosen.balanced else tuple(max(n, 1) for n in counts)
+    return chosen.settings | {"counts": drawn}
+
+
+def pretrained_on(store: LesionStore, fold: Fold, transductive: bool) -> tuple[str, ...]:
+    """Whose lesions a start may see, without their grades: everyone who is neither tested nor validated on in this fold."""
+    if transductive:
+        return store.people
+    held_out = {*fold.test, *fold.validation}
+    return tuple(person for person in store.people if person not in held_out)

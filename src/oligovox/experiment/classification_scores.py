@@ -1,0 +1,268 @@
+"""Predictions of lesions against their grades: scores with intervals over people, folds, curves, differences, the page.
+
+OUT/scores.json   settings, scores of lesions and people with intervals, each fold, calibration, curves, the comparison
+OUT/scores.tsv    region, metric, value, low, high; `difference` where something is compared
+OUT/classify.html the same to read, with pictures of the lesions
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oligovox.engine.log import say
+from oligovox.errors import CohortError, LabelError
+from oligovox.experiment.classification_page import draw_page
+from oligovox.files import check_writable, read_json, read_tsv, write_json, write_tsv
+from oligovox.metrics.bootstrap import defined
+from oligovox.metrics.lesion_curves import net_benefit, precision_recall_points, reliability, roc_points
+from oligovox.metrics.protocols.prl import MAIN, Estimate, Settings, lesion_differences, lesion_intervals, score_lesions
+from oligovox.prepare.lesion_store import LesionStore
+from oligovox.settings import parse
+
+SEED = 0
+ACTING = tuple(np.round(np.arange(0.02, 0.99, 0.02), 2).tolist())
+"""Threshold probabilities of the decision curve."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Lesions of known grade with what was said of them.
+
+    Attributes:
+        lesion: names.
+        person: whose they are.
+        truth: (n,) 1 Rim+, 0 Rim−.
+        probability: (n,) of a rim.
+        threshold: (n,) above which a lesion is called.
+        fold: of each, '' where there is none.
+        unknown: lesions left out because nobody knows their grade.
+    """
+
+    lesion: tuple[str, ...]
+    person: tuple[str, ...]
+    truth: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+    fold: tuple[str, ...]
+    unknown: int
+
+
+def classify_evaluate(
+    predictions: Path | str,
+    out: Path | str,
+    *,
+    against: Path | str | None = None,
+    lesions: Path | str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score predictions of graded lesions, and compare them with those of another classifier on the same lesions.
+
+    Args:
+        predictions: run folder of `classify_train`, folder of `classify_predict`, or its predictions.tsv.
+        out: folder to write: scores.json, scores.tsv, classify.html.
+        against: the same of another classifier.
+        lesions: lesion store with the grades, where the table has none; also for the pictures.
+        changes: settings of the protocol `prl`.
+
+    Returns:
+        "scores", "page" and the "lesion" scores; with `against` also the "difference".
+
+    Raises:
+        CohortError: a table is missing or lacks a column, or the two are not about the same lesions.
+        LabelError: nobody's grade is known.
+    """
+    store = LesionStore.open(Path(lesions)) if lesions else None
+    out, table = Path(out), table_of(Path(predictions))
+    scored, other = read_scored(table, store), read_scored(table_of(Path(against)), store) if against else None
+    check_writable(out)
+    return _write(out, scored, other, table, store, parse(Settings, changes or {}, "protocol prl"))
+
+
+def score_run(run: Path, store: LesionStore) -> dict[str, Any]:
+    """Score the out-of-fold predictions of a run in its own folder."""
+    table = run / "predictions.tsv"
+    return _write(run, read_scored(table, None), None, table, store, Settings())
+
+
+def table_of(path: Path) -> Path:
+    """predictions.tsv, given itself or its folder.
+
+    Raises:
+        CohortError: neither.
+    """
+    table = path if path.is_file() else path / "predictions.tsv"
+    if not table.is_file():
+        raise CohortError(
+            f"{path}: no predictions.tsv in it; expected a folder of `oligovox classify train` or `predict`"
+        )
+    return table
+
+
+def read_scored(table: Path, store: LesionStore | None) -> Scored:
+    """The rows of known grade; grades come from the store where one is given.
+
+    Raises:
+        CohortError: a column is missing or a value is no number.
+        LabelError: nobody's grade is known.
+    """
+    rows = read_tsv(table)
+    grades = {lesion.name: lesion.grade for lesion in store.lesions} if store else {}
+    try:
+        given = [(row, int(grades.get(row["lesion"], int(row["grade"] or -1)))) for row in rows]
+        kept = [(row, grade) for row, grade in given if grade >= 0]
+        if not kept:
+            raise LabelError(
+                f"{table}: none of {len(rows)} lesions has a grade; give the lesion store that has them (--lesions)"
+            )
+        return Scored(
+            lesion=tuple(row["lesion"] for row, _ in kept),
+            person=tuple(row["person"] for row, _ in kept),
+            truth=np.array([grade for _, grade in kept]),
+            probability=np.array([float(row["probability"]) for row, _ in kept]),
+            threshold=np.array([float(row["threshold"]) for row, _ in kept]),
+            fold=tuple(row.get("fold", "") for row, _ in kept),
+            unknown=len(rows) - len(kept),
+        )
+    except (KeyError, ValueError) as error:
+        raise CohortError(
+            f"{table}: not a table of predictions ({error!r}); expected lesion, person, grade, probability, threshold"
+        ) from error
+
+
+def _write(
+    out: Path, scored: Scored, other: Scored | None, table: Path, store: LesionStore | None, settings: Settings
+) -> dict[str, Any]:
+    pooled = lesion_intervals(
+        scored.probability, scored.truth, scored.person, settings, seed=SEED, thresholds=scored.threshold
+    )
+    rows = _rows("value", pooled)
+    content: dict[str, Any] = {
+        "lesions": len(scored.lesion),
+        "people": len(set(scored.person)),
+        "rim_plus": int(scored.truth.sum()),
+        "ungraded": scored.unknown,
+        "seed": SEED,
+        "settings": settings.model_dump(mode="json"),
+        "scores": {region: {m: e.as_row() for m, e in found.items()} for region, found in pooled.items()},
+        "folds": _folds(scored, settings),
+        **_curves(scored),
+    }
+    if other is not None:
+        compared = _compared(scored, other, table, settings)
+        content["difference"] = {
+            region: {m: e.as_row() for m, e in found.items()} for region, found in compared.items()
+        }
+        rows += _rows("difference", compared)
+    run = table.parent / "classify.json"
+    about = read_json(run) if run.is_file() else {}
+    simulated = bool(about.get("simulated") or (store is not None and store.simulated))
+    content["simulated"] = simulated
+    content["transductive"] = bool((about.get("settings", {}).get("pretrain") or {}).get("transductive"))
+    write_tsv(out / "scores.tsv", rows, ("what", "region", "metric", "value", "low", "high", "resamples"))
+    write_json(out / "scores.json", content)
+    page = draw_page(content, table, out, store)
+    found: dict[str, Any] = {"scores": str(out / "scores.json"), "page": str(page)}
+    found |= {"lesion": {m: content["scores"]["lesion"][m] for m in MAIN}}
+    return found | ({"difference": {m: content["difference"]["lesion"][m] for m in MAIN}} if other is not None else {})
+
+
+def score_headlines(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `classify_train` and `classify_evaluate` return, for people: a line a score, with its interval over people."""
+    lines: dict[str, Any] = {}
+    for key, value in result.items():
+        if not isinstance(value, Mapping):
+            lines[key] = value
+            continue
+        for metric, estimate in value.items():
+            ends = [estimate[end] for end in ("value", "low", "high")]
+            shown = ["undefined" if end is None else f"{end:.3f}" for end in ends]
+            lines[f"{metric} ({key})"] = shown[0] if None in ends[1:] else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+    return lines
+
+
+def _rows(what: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
+    return [
+        {"what": what, "region": region, "metric": metric, **estimate.as_row()}
+        for region, metrics in found.items()
+        for metric, estimate in metrics.items()
+    ]
+
+
+def _folds(scored: Scored, settings: Settings) -> dict[str, Any]:
+    """Each fold by itself, and mean and standard deviation over them; a fold with one class only has no areas."""
+    names = sorted({fold for fold in scored.fold if fold}, key=int)
+    each: dict[str, dict[str, Any]] = {}
+    for name in names:
+        inside = np.array([fold == name for fold in scored.fold])
+        people = [person for person, there in zip(scored.person, inside, strict=True) if there]
+        found = score_lesions(
+            scored.probability[inside], scored.truth[inside], people, settings, thresholds=scored.threshold[inside]
+        )
+        each[name] = dict(found.regions["lesion"]) | {
+            "lesions": int(inside.sum()),
+            "threshold": float(scored.threshold[inside][0]),
+        }
+        if len(set(scored.truth[inside].tolist())) < 2:
+            say(
+                f"fold {name}: its tested people have one class only, so it has no areas; the pooled scores count its lesions"
+            )
+    over = {}
+    for metric in MAIN if each else ():
+        values = [float(v) for found in each.values() if (v := found[metric]) is not None]
+        over[metric] = {
+            "mean": fmean(values) if values else None,
+            "sd": stdev(values) if len(values) > 1 else None,
+            "folds": len(values),
+        }
+    return {"each": each, "over": over}
+
+
+def _curves(scored: Scored) -> dict[str, Any]:
+    """Points of every curve, as plain lists; None where undefined."""
+    calibrated = reliability(scored.probability, scored.truth)
+    ours, everyone = net_benefit(scored.probability, scored.truth, ACTING)
+    return {
+        "calibration": {
+            "ece": defined(calibrated.ece),
+            "brier": defined(calibrated.brier),
+            "probability": _list(calibrated.mean_probability),
+            "rim_share": _list(calibrated.lesion_share),
+            "lesions": calibrated.voxels.tolist(),
+        },
+        "curves": {
+            "roc": [_list(part) for part in roc_points(scored.probability, scored.truth)],
+            "precision_recall": [_list(part) for part in precision_recall_points(scored.probability, scored.truth)],
+            "decision": {"threshold": list(ACTING), "classifier": _list(ours), "everyone": _list(everyone)},
+        },
+    }
+
+
+def _compared(scored: Scored, other: Scored, table: Path, settings: Settings) -> dict[str, dict[str, Estimate]]:
+    place = {name: index for index, name in enumerate(other.lesion)}
+    if set(place) != set(scored.lesion):
+        alone = sorted(set(place) ^ set(scored.lesion))
+        raise CohortError(
+            f"{table}: the two classifiers were not tested on the same graded lesions ({len(alone)} are in one only, first {alone[0]}); "
+            "compare runs of one lesion store"
+        )
+    order = [place[name] for name in scored.lesion]
+    if (other.truth[order] != scored.truth).any():
+        raise CohortError(
+            f"{table}: the two tables give different grades for a lesion; compare runs of one lesion store"
+        )
+    return lesion_differences(
+        scored.probability, other.probability[order], scored.truth, scored.person, settings,
+        seed=SEED, thresholds=(scored.threshold, other.threshold[order]),
+    )  # fmt: skip
+
+
+def _list(values: Sequence[float] | NDArray[np.float64]) -> list[float | None]:
+    return [defined(round(float(v), 6)) if math.isfinite(v) else None for v in values]

@@ -1,0 +1,477 @@
+"""Lesions through folds: who is where, what is said of whom, runs that stop half-way, new patients."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from oligovox import catalogue, experiment, settings
+from oligovox.cohort.folds import draw_folds
+from oligovox.engine.fit import Training
+from oligovox.errors import CheckpointError, CohortError, LabelError, OutputError, SettingsError
+from oligovox.experiment import classification
+from oligovox.experiment.classification_recipe import Classify, PretrainLesions
+from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.files import read_json, read_tsv, write_tsv
+from oligovox.method import Clock, Losses, Method, Needs
+from oligovox.networks.encoder import Encoder
+from oligovox.prepare.lesion_store import LesionStore
+from oligovox.sample.batch import Batch
+
+# --- a classifier and a pretext of a few lines -----------------------------------------------------------------------
+
+
+class Stand(settings.Settings):
+    width: int = 4
+
+
+@dataclass(frozen=True)
+class Views:
+    image: Tensor
+    present: Tensor
+    grade: Tensor
+
+
+class Answer(nn.Module):
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(encoder.channels[-1], 1)
+
+    def forward(self, image: Tensor, present: Tensor) -> Tensor:
+        return self.head(self.encoder(image, present)[-1].mean((2, 3, 4)))[:, 0]
+
+
+class Classifier(Method[Views]):
+    needs = Needs(modalities=2, labels=True)
+
+    def __init__(self, encoder: Encoder, settings: Stand) -> None:
+        super().__init__()
+        self.net = Answer(encoder)
+
+    def views(self, batch: Batch, rng: torch.Generator) -> Views:
+        assert batch.grade is not None
+        assert set(batch.grade.tolist()) <= {0, 1}
+        return Views(batch.image, batch.present, batch.grade)
+
+    def losses(self, views: Views, clock: Clock) -> Losses:
+        logit = self.net(views.image, views.present)
+        return Losses({"bce": nn.functional.binary_cross_entropy_with_logits(logit, views.grade.to(logit.dtype))})
+
+    def export(self) -> nn.Module:
+        return self.net
+
+
+class Pretext(Classifier):
+    needs = Needs()
+
+    def views(self, batch: Batch, rng: torch.Generator) -> Views:
+        assert batch.grade is not None
+        assert set(batch.grade.tolist()) == {-1}, "a start must not see grades"
+        return Views(batch.image, batch.present, batch.image[:, 0].mean((1, 2, 3)))
+
+    def export(self) -> nn.Module:
+        holder = nn.Module()
+        holder.encoder = self.net.encoder
+        return holder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def stand_in() -> Iterator[None]:
+    """Methods 'stand_in' and 'stand_in_pretext', as if there were such files."""
+    found = {
+        "stand_in": types.SimpleNamespace(Settings=Stand, METHOD=Classifier),
+        "stand_in_pretext": types.SimpleNamespace(Settings=Stand, METHOD=Pretext),
+    }
+    original = catalogue.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "load", lambda marker, name: found.get(name) or original(marker, name))
+        yield
+
+
+TRAINING = {
+    "threads": 1,
+    "tensorboard": "off",
+    "device": "cpu",
+    "precision": "32-true",
+    "validate_every": 2,
+    "workers": 1,
+}
+CHOSEN = Classify(
+    method="stand_in",
+    network=NetworkChoice.named("resenc", "nano"),
+    patch=8,
+    batch=4,
+    folds=3,
+    validation=0.4,
+    training=Training(steps=4, lr=1e-3, **TRAINING),
+)
+PRETRAIN = PretrainLesions(method="stand_in_pretext", batch=2, training=Training(steps=2, **TRAINING))
+
+
+def changed(**changes: object) -> Classify:
+    return CHOSEN.model_copy(update=changes)
+
+
+# --- a cohort in which a rim is a bright shell in QSM ----------------------------------------------------------------
+
+
+def write(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([1.0, 1, 1, 1])), path)
+    return path
+
+
+def write_people(root: Path, rims: Sequence[Sequence[int]]) -> Path:
+    """One person an entry; their lesions are Rim+ (1), Rim− (0) or ungraded (-1). 24³ voxels, at most eight lesions each."""
+    for number, grades in enumerate(rims, start=1):
+        rng, name = np.random.default_rng(number), f"sub-{number:02d}"
+        mask, flair = np.zeros((24, 24, 24), np.uint8), rng.uniform(50, 90, (24, 24, 24)).astype(np.float32)
+        qsm, rows = rng.normal(0, 25, mask.shape).astype(np.float32), []
+        for place, grade in enumerate(grades):
+            corner = np.array([3 + 12 * ((place >> axis) & 1) for axis in range(3)])
+            box = tuple(slice(c, c + 4) for c in corner)
+            mask[box], flair[box] = 1, 200
+            if grade == 1:
+                qsm[box] += 250
+                qsm[tuple(slice(c + 1, c + 3) for c in corner)] -= 250
+            x, y, z = (corner + 1.5).tolist()
+            if grade >= 0:
+                rows.append({"id": place + 1, "x_mm": x, "y_mm": y, "z_mm": z, "rim": grade})
+        derived = root / "derivatives" / "truth" / name / "anat"
+        write(root / name / "anat" / f"{name}_FLAIR.nii.gz", flair)
+        write(derived / f"{name}_Chimap.nii.gz", qsm)
+        write(derived / f"{name}_label-lesion_mask.nii.gz", mask)
+        write_tsv(derived / f"{name}_desc-instances_dseg.tsv", rows, ("id", "x_mm", "y_mm", "z_mm", "rim"))
+    return root
+
+
+RIMS = [[1, 0, 0], [1, 0], [1, 1, 0], [0, 0, 1], [0, 0], [0], [0, 0, 0], [-1, -1]]
+SETTINGS = ("patch=8", "lesions.min_volume_mm3=30", "lesions.around_mm=[1,2]")
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people") / "bids", RIMS)
+
+
+@pytest.fixture(scope="module")
+def store(bids: Path) -> LesionStore:
+    out = bids.parent / "lesions"
+    made = experiment.classify_extract(bids, out, changes=SETTINGS, workers=1)
+    assert (made["rim_plus"], made["rim_minus"], made["ungraded"]) == (5, 12, 2)
+    return LesionStore.open(out)
+
+
+@pytest.fixture(scope="module")
+def run(store: LesionStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a start; needs the stand-in of the first test that asks."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    experiment.classify_train(store, out, chosen=changed(pretrain=PRETRAIN))
+    return out
+
+
+# --- folds -----------------------------------------------------------------------------------------------------------
+
+People = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=6), st.integers(0, 4), min_size=6, max_size=40)
+
+
+@given(People, st.integers(2, 5), st.integers(0, 1000))
+def test_nobody_is_in_two_folds_and_everybody_is_tested_once(people: dict[str, int], folds: int, seed: int) -> None:
+    try:
+        drawn = draw_folds(people, folds=folds, validation=0.2, seed=seed)
+    except CohortError:
+        rare = sum(count > 0 for count in people.values())
+        assert (
+            rare - -(-rare // folds) < 2
+        )  # refused only where a fold would have fewer than two Rim+ people to learn from
+        return
+    assert sorted(person for fold in drawn for person in fold.test) == sorted(people)
+    sizes, rims = [len(fold.test) for fold in drawn], [sum(people[p] > 0 for p in fold.test) for fold in drawn]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(rims) - min(rims) <= 1
+    for fold in drawn:
+        assert sorted([*fold.train, *fold.validation, *fold.test]) == sorted(people)
+        assert all(any(people[person] for person in part) for part in (fold.train, fold.validation))
+    shuffled = dict(reversed(people.items()))
+    assert drawn == draw_folds(shuffled, folds=folds, validation=0.2, seed=seed)
+
+
+def test_label_budgets_of_a_fold_are_nested() -> None:
+    people = {f"p{n:02d}": int(n % 4 == 0) for n in range(30)}
+    parts = [draw_folds(people, folds=3, validation=0.3, seed=1, labels=n) for n in (5, 10, None)]
+    for few, more, most in zip(*parts, strict=True):
+        assert few.test == more.test == most.test
+        known = [{*fold.train, *fold.validation} for fold in (few, more, most)]
+        assert [len(part) for part in known] == [5, 10, 20]
+        assert known[0] < known[1] < known[2]
+
+
+def test_folds_of_the_papers_cohort_have_the_papers_sizes() -> None:
+    people = {f"p{n:02d}": max(0, n % 5 - 2) for n in range(88)}
+    assert sorted(len(fold.test) for fold in draw_folds(people, folds=5, validation=0.2, seed=42)) == [
+        17,
+        17,
+        18,
+        18,
+        18,
+    ]
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_every_lesion_is_predicted_once_by_a_classifier_that_never_saw_its_person(
+    run: Path, store: LesionStore
+) -> None:
+    rows = read_tsv(run / "predictions.tsv")
+    graded_people = {lesion.person for lesion in store.graded}
+    assert sorted(row["lesion"] for row in rows) == sorted(s.name for s in store.lesions if s.person in graded_people)
+    for row in rows:
+        fold = run / f"fold-{row['fold']}"
+        model = read_json(fold / "train" / "model" / "model.json")
+        start = read_json(fold / "pretrain" / "model" / "model.json")
+        about = read_json(fold / "fold.json")["people"]
+        assert row["person"] in about["test"]
+        assert row["person"] not in {*model["trained_on"], *start["trained_on"]}
+        assert not {*about["validation"]} & {*model["trained_on"], *start["trained_on"]}
+        assert "08" in start["trained_on"]  # who has no grade can still be looked at
+        assert model["kind"] == "classification"
+        assert model["parent"].startswith("stand_in_pretext-resenc-")
+        assert float(row["threshold"]) == read_json(fold / "fold.json")["threshold"]
+        assert int(row["called"]) == (float(row["probability"]) > float(row["threshold"]))
+
+
+def test_scores_and_page_of_a_run(run: Path) -> None:
+    content = read_json(run / "scores.json")
+    assert content["lesions"] == 17
+    assert content["people"] == 7
+    assert set(content["scores"]) == {"lesion", "patient_1", "patient_4", "count"}
+    assert set(content["folds"]["each"]) == {"1", "2", "3"}
+    assert len(content["curves"]["decision"]["threshold"]) == len(content["curves"]["decision"]["classifier"])
+    page = (run / "classify.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 1
+    assert "<svg" in page
+    assert "transductive" not in page
+
+
+def test_a_transductive_start_is_one_and_is_said(store: LesionStore, tmp_path: Path) -> None:
+    transductive = PRETRAIN.model_copy(update={"transductive": True})
+    experiment.classify_train(store, tmp_path / "run", chosen=changed(pretrain=transductive))
+    start = read_json(tmp_path / "run" / "pretrain" / "model" / "model.json")
+    assert tuple(start["trained_on"]) == store.people
+    assert read_json(tmp_path / "run" / "fold-1" / "train" / "model" / "model.json")["transductive"]
+    assert "transductive" in (tmp_path / "run" / "classify.html").read_text(encoding="utf-8")
+
+
+def test_a_run_stopped_anywhere_goes_on_and_ends_the_same(
+    store: LesionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    experiment.classify_train(store, whole, chosen=CHOSEN)
+    original, calls = classification.prediction_rows, []
+
+    def rows(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "prediction_rows", rows)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.classify_train(store, halved, chosen=CHOSEN)
+    assert not read_json(halved / "classify.json")["finished"]
+    first = (halved / "fold-1" / "fold.json").stat().st_mtime_ns
+    experiment.classify_train(store, halved, chosen=CHOSEN)
+    assert (halved / "fold-1" / "fold.json").stat().st_mtime_ns == first
+    assert (halved / "predictions.tsv").read_bytes() == (whole / "predictions.tsv").read_bytes()
+    assert (halved / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
+    with pytest.raises(CheckpointError, match="has other settings"):
+        experiment.classify_train(store, halved, chosen=changed(batch=2))
+
+
+def test_what_cannot_be_trained(bids: Path, store: LesionStore, tmp_path: Path) -> None:
+    few = write_people(tmp_path / "few", [[1, 0], [0], [1, 0], [0]])
+    plus = write_people(tmp_path / "plus", [[1, 1], [1], [1], [1], [1], [1, 0]])
+    for data, grades, kind, message in (
+        (few, "auto", CohortError, r"fewer than 2 people with a Rim\+ lesion"),
+        (plus, "auto", LabelError, r"fold \d of 3 would learn from Rim\+ lesions only"),
+        (bids, "none", LabelError, "no lesion has a grade"),
+    ):
+        lesions = tmp_path / f"lesions-{data.name}"
+        experiment.classify_extract(data, lesions, changes=SETTINGS, grades=grades, workers=1)
+        with pytest.raises(kind, match=message):
+            experiment.classify_train(lesions, tmp_path / "run", chosen=CHOSEN)
+    with pytest.raises(SettingsError, match="at most the stored 8 voxels"):
+        experiment.classify_train(store, tmp_path / "run", chosen=changed(patch=16))
+    with pytest.raises(SettingsError, match="did you mean 'segmentation'"):
+        experiment.classify_train(store, tmp_path / "run", chosen=changed(method="segmentatoin"))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("")
+    with pytest.raises(OutputError, match="choose an empty or a new folder"):
+        experiment.classify_train(store, tmp_path / "full", chosen=CHOSEN)
+
+
+def test_a_fold_whose_tested_people_have_one_class_only_is_scored_with_the_others(
+    store: LesionStore, tmp_path: Path
+) -> None:
+    """Seven folds of seven people: three test nobody with a rim."""
+    done = experiment.classify_train(
+        store, tmp_path / "run", chosen=changed(folds=7, training=Training(steps=1, **TRAINING))
+    )
+    content = read_json(tmp_path / "run" / "scores.json")
+    assert [fold["roc_auc"] for fold in content["folds"]["each"].values()].count(None) == 3
+    assert content["folds"]["over"]["roc_auc"]["folds"] == 4
+    assert done["lesion"]["roc_auc"]["value"] is not None
+
+
+# --- scoring ---------------------------------------------------------------------------------------------------------
+
+
+def table(path: Path, chances: Sequence[float], grades: Sequence[int]) -> Path:
+    rows = [
+        {"lesion": f"l{n}", "person": f"p{n // 3}", "fold": None, "grade": g, "probability": c, "threshold": 0.5, "called": int(c > 0.5),
+         "uncertain": 0, "exam": "e", "number": n, "x": 0, "y": 0, "z": 0, "volume_mm3": 100}
+        for n, (c, g) in enumerate(zip(chances, grades, strict=True))
+    ]  # fmt: skip
+    path.parent.mkdir()
+    write_tsv(path, rows, classification.PREDICTIONS)
+    return path
+
+
+def test_two_classifiers_on_the_same_lesions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grades = (rng.random(60) < 0.3).astype(int).tolist()
+    good = table(tmp_path / "good" / "predictions.tsv", [0.2 + 0.6 * g for g in grades], grades)
+    bad = table(tmp_path / "bad" / "predictions.tsv", rng.random(60).round(3).tolist(), grades)
+    found = experiment.classify_evaluate(good, tmp_path / "scores", against=bad.parent)
+    assert found["lesion"]["roc_auc"]["value"] == 1
+    ours = experiment.classify_evaluate(bad, tmp_path / "other")["lesion"]["roc_auc"]["value"]
+    assert found["difference"]["roc_auc"]["value"] == pytest.approx(1 - ours)
+    assert 0 < found["difference"]["roc_auc"]["low"] < found["difference"]["roc_auc"]["value"]
+    same = experiment.classify_evaluate(bad, tmp_path / "same", against=bad)["difference"]["pr_auc"]
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+    fewer = table(tmp_path / "fewer" / "predictions.tsv", [0.5] * 30, grades[:30])
+    with pytest.raises(CohortError, match="not tested on the same graded lesions"):
+        experiment.classify_evaluate(good, tmp_path / "no", against=fewer)
+    unknown = table(tmp_path / "unknown" / "predictions.tsv", [0.5] * 3, [-1] * 3)
+    with pytest.raises(LabelError, match="none of 3 lesions has a grade"):
+        experiment.classify_evaluate(unknown, tmp_path / "no")
+
+
+# --- new patients ----------------------------------------------------------------------------------------------------
+
+
+def test_new_patients_get_each_lesion_coloured_on_their_own_grid(run: Path, tmp_path: Path) -> None:
+    data = write_people(tmp_path / "new", [[-1, -1, -1], []])
+    done = experiment.classify_predict(run, data, tmp_path / "out", workers=1)
+    assert (done["exams"], done["lesions"]) == (2, 3)
+    image = nib.load(done["files"]["sub-01"])
+    mask = nib.load(data / "derivatives" / "truth" / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz")
+    np.testing.assert_array_equal(image.affine, mask.affine)
+    values = np.asarray(image.dataobj)
+    np.testing.assert_array_equal(values > 0, np.asarray(mask.dataobj) > 0)
+    for row in read_tsv(Path(done["files"]["sub-01"].replace(".nii.gz", ".tsv"))):
+        voxel = tuple(int(float(row[axis])) for axis in "xyz")
+        assert values[voxel] == pytest.approx(float(row["probability"]), abs=1e-6)
+    assert not np.asarray(nib.load(done["files"]["sub-02"]).dataobj).any()
+    thresholds = [read_json(run / f"fold-{n}" / "fold.json")["threshold"] for n in (1, 2, 3)]
+    assert {float(row["threshold"]) for row in read_tsv(tmp_path / "out" / "predictions.tsv")} == {np.mean(thresholds)}
+    assert "data:image/png" in (tmp_path / "out" / "classify.html").read_text(encoding="utf-8")
+    scored = experiment.classify_evaluate(tmp_path / "out", tmp_path / "scores", lesions=graded(data, tmp_path))
+    assert scored["lesion"]["sensitivity"]["value"] is not None
+
+
+def graded(data: Path, home: Path) -> Path:
+    """A lesion store of the same lesions in which an expert has graded the first and the third."""
+    anat = data / "derivatives" / "truth" / "sub-01" / "anat"
+    rows = [
+        {"id": 1, "x_mm": 4.5, "y_mm": 4.5, "z_mm": 4.5, "rim": 1},
+        {"id": 3, "x_mm": 4.5, "y_mm": 16.5, "z_mm": 4.5, "rim": 0},
+    ]
+    write_tsv(anat / "sub-01_desc-instances_dseg.tsv", rows, ("id", "x_mm", "y_mm", "z_mm", "rim"))
+    experiment.classify_extract(data, home / "graded", changes=SETTINGS, workers=1)
+    return home / "graded"
+
+
+def test_masks_of_a_folder_of_predictions(run: Path, tmp_path: Path) -> None:
+    data = write_people(tmp_path / "new", [[-1, -1], [-1]])
+    masks = tmp_path / "masks"
+    (data / "derivatives" / "truth" / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz").rename(
+        write(masks / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz", np.zeros((2, 2, 2), np.uint8))
+    )
+    done = experiment.classify_predict(run, data, tmp_path / "out", masks=masks, page=False, workers=1)
+    assert (done["exams"], done["lesions"]) == (1, 2)  # the second has no mask there, and is named and left out
+    with pytest.raises(CohortError, match="none of 2 exams has QSM, FLAIR and a lesion mask"):
+        experiment.classify_predict(run, data, tmp_path / "no", masks=tmp_path / "out" / "nowhere", workers=1)
+    with pytest.raises(CheckpointError, match=r"no classify\.json"):
+        experiment.classify_predict(tmp_path, data, tmp_path / "no", workers=1)
+
+
+def test_tables_hold_plain_numbers(run: Path) -> None:
+    assert json.loads((run / "scores.json").read_text(encoding="utf-8"))["simulated"] is False
+
+
+def test_from_images_alone(run: Path, bids: Path, tmp_path: Path) -> None:
+    """Segment, cut and classify in one call."""
+    fast = Training(steps=1, **TRAINING)
+    experiment.prepare(bids, tmp_path / "store", modalities=("FLAIR",), workers=1)
+    experiment.finetune(
+        tmp_path / "store",
+        tmp_path / "seg",
+        stage=Finetune(patch=(8, 8, 8), training=fast),
+        network=NetworkChoice.named("resenc", "nano"),
+    )
+    done = experiment.classify_predict(
+        run, bids, tmp_path / "out", segmenter=tmp_path / "seg", people=["01", "02"], page=False, workers=1
+    )
+    assert done["exams"] == 2
+    source = read_json(tmp_path / "out" / "lesions" / "cases" / "sub-01" / "case.json")["sources"]["label"]
+    assert Path(source).is_relative_to((tmp_path / "out" / "segmentation").absolute())
+
+
+def test_the_command_line(
+    oligovox: Callable[..., subprocess.CompletedProcess[str]], bids: Path, tmp_path: Path
+) -> None:
+    """extract → train → predict → evaluate, with a real method, and what goes wrong."""
+    larger = ("patch=16", *SETTINGS[1:])
+    made = json.loads(
+        oligovox("classify", "extract", bids, tmp_path / "lesions", "--workers", 1, "--json", *sets(larger)).stdout
+    )
+    assert made["rim_plus"] == 5
+    small = sets(("patch=16", "batch=4", "validation=0.4", "training.threads=1", "training.tensorboard=off"))
+    arguments = ["classify", "train", tmp_path / "lesions", "--preset", "nano", "--folds", 2, "--steps", 1, *small]
+    trained = json.loads(oligovox(*arguments, "--out", tmp_path / "run", "--json").stdout)
+    assert trained["lesion"]["roc_auc"]["value"] is not None
+    out = json.loads(
+        oligovox("classify", "predict", tmp_path / "run", bids, tmp_path / "out", "--people", "08", "--json").stdout
+    )
+    assert (out["exams"], out["lesions"]) == (1, 2)
+    scored = oligovox(
+        "classify", "evaluate", tmp_path / "run", "--out", tmp_path / "scores", "--against", tmp_path / "run", "--json"
+    )
+    assert json.loads(scored.stdout)["difference"]["pr_auc"]["value"] == 0
+    wrong = oligovox(*arguments, "--out", tmp_path / "no", "--set", "ballanced=false", check=2)
+    assert wrong.stderr.strip().endswith("unknown key 'ballanced'; did you mean 'balanced'?")
+    assert not (tmp_path / "no").exists()
+    assert (
+        "choose one of them"
+        in oligovox("classify", "predict", "a", "b", "c", "--segment", "d", "--masks", "e", check=2).stderr
+    )
+
+
+def sets(changes: Sequence[str]) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]

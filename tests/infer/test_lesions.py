@@ -1,0 +1,71 @@
+"""Probabilities of lesions by networks whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from oligovox.errors import RunError
+from oligovox.infer.lesions import occlusion, predict_lesions
+from oligovox.prepare.lesion_store import StoredLesion
+from oligovox.sample.lesions import lesion_batch
+
+
+@pytest.fixture
+def lesions(tmp_path: Path) -> list[StoredLesion]:
+    """Five lesions; in the QSM of the k-th one voxel of the lesion is k."""
+    image, seen = np.zeros((5, 2, 8, 8, 8), np.float16), np.zeros((5, 8, 8, 8), np.uint8)
+    image[:, 0, 3, 4, 5] = np.arange(5)
+    seen[:, 1:7, 1:7, 1:7] = 1
+    seen[:, 3, 4, 5] = 2
+    np.save(tmp_path / "image.npy", image)
+    np.save(tmp_path / "seen.npy", seen)
+    return [StoredLesion("sub-01", "", "01", "", n, (0, 0, 0), 1, 1, 0, False, tmp_path) for n in range(1, 6)]
+
+
+def total(image: Tensor, present: Tensor) -> Tensor:
+    assert present.all()
+    return image[:, 0].sum((1, 2, 3))[:, None] - 2
+
+
+def test_probabilities_are_in_order_whatever_the_batch(lesions: list[StoredLesion]) -> None:
+    expected = 1 / (1 + np.exp(2.0 - np.arange(5)))
+    for batch in (1, 2, 16):
+        found = predict_lesions(total, lesions, patch=8, spacing=1.0, batch=batch)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert predict_lesions(total, [], patch=8, spacing=1.0).shape == (0,)
+
+
+def test_a_network_that_reads_the_lesion_is_told_where_it_is(lesions: list[StoredLesion]) -> None:
+    class Reads:
+        reads_lesion = True
+
+        def __call__(self, image: Tensor, present: Tensor, lesion: Tensor) -> Tensor:
+            return image[:, 0][lesion]
+
+    found = predict_lesions(Reads(), lesions, patch=8, spacing=1.0, batch=3)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.arange(5))), rtol=1e-6)
+    fall = occlusion(Reads(), lesion_batch(lesions, 8, 1.0), 4, side=2, neutral=(0.5,))
+    assert fall[0, 3, 4, 5] == pytest.approx(3.5)
+
+
+def test_a_lesion_without_an_answer_is_named(lesions: list[StoredLesion]) -> None:
+    with pytest.raises(RunError, match="sub-01_lesion-001"):
+        predict_lesions(
+            lambda image, present: torch.log(image[:, 0].sum((1, 2, 3)) * 0 - 1), lesions, patch=8, spacing=1.0
+        )
+
+
+def test_hiding_what_the_answer_rests_on_lets_it_fall(lesions: list[StoredLesion]) -> None:
+    batch = lesion_batch(lesions, 8, 1.0)
+    fall = occlusion(lambda image, present: image[:, 0, 3, 4, 5] * 2, batch, 4, side=2, neutral=(0.5, 0.0))
+    assert fall.shape == (2, 8, 8, 8)
+    assert fall[0, 3, 4, 5] == pytest.approx(2 * (4 - 0.5))
+    assert not fall[0, ~batch.foreground[4, 0].numpy()].any()
+    assert not fall[0, 6:].any()
+    assert not fall[1].any()
+    assert batch.image[4, 0, 3, 4, 5] == 4
