@@ -74,6 +74,7 @@ CONDITIONS = {
         people(13, 911, **EASY),
         draws={1: 2, 2: 1, 4: 1, 8: 1},
         network={"settings": {"preset": "S", "stem_stride": 2}},
+        finetune={"patch": [64, 64, 64]},  # what five halvings after a stem of stride 2 need
     ),
     "7 T": study(people(10, 920, "ms-7t"), people(13, 921, "ms-7t")),
     "glioma": study(
