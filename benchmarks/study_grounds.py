@@ -72,7 +72,8 @@ CONDITIONS = {
     "larger network": study(
         people(10, 910, **EASY),
         people(13, 911, **EASY),
-        draws={1: 2, 2: 1, 4: 1, 8: 1},
+        draws=1,
+        counts=[1, 8],
         network={"settings": {"preset": "S", "stem_stride": 2}},
         finetune={"patch": [64, 64, 64]},  # what five halvings after a stem of stride 2 need
     ),
