@@ -151,3 +151,20 @@ def test_impossible_settings_are_refused_in_one_line():
         parse(Rims, {"coverage": (0.9, 0.5)}, "rims")
     with pytest.raises(SettingsError, match=r"core_mimics \+ vein_mimics"):
         parse(Rims, {"core_mimics": 0.8, "vein_mimics": 0.4}, "rims")
+
+
+def test_a_lesion_without_room_for_a_rim_has_none():
+    """One voxel of 4 mm that is all fluid but for its lesion, as coarse simulations have."""
+    fraction = np.zeros((12, 12, 12), np.float32)
+    fraction[6, 6, 6] = 0.6
+    lesions = SimpleNamespace(
+        fraction=fraction,
+        enhancing=np.zeros_like(fraction),
+        instances=(fraction > 0.5).astype(np.int32),
+        mask=fraction > 0.5,
+    )
+    anatomy = SimpleNamespace(csf=np.ones_like(fraction), spacing=4.0)
+    settings = Rims(**ALWAYS, partial=1.0, volume_mm3=(1.0, 1e5))
+    found = draw_rims(np.random.default_rng(0), anatomy, lesions, settings)
+    assert found.grades[1]["rim"] == 0
+    assert not found.fraction.any()

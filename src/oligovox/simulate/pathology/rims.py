@@ -184,6 +184,8 @@ class _Lesion:
         shell = smoothstep(self._depth, start - _SOFT, start + _SOFT) * self._tissue
         shell *= 1 - smoothstep(self._depth, end - _SOFT, end + _SOFT)
         whole = float(shell.sum())
+        if not whole or self._depth.max() <= 0:  # a speck, or all of its border in fluid: no room for a rim
+            return _no_rim(mimic="none", uncertain=0)
         if rng.random() < settings.partial:
             shell *= self._arc(shell, float(rng.uniform(*settings.coverage)))
         coverage = float(shell.sum()) / max(whole, 1e-6)
