@@ -110,6 +110,7 @@ def read(root: Path, layout: str = "", asked: Asked = AS_IT_IS) -> Cohort:
     known = readers()
     if layout and layout not in known:
         raise SettingsError(f"unknown layout '{layout}'; {nearest(layout, known)}")
+    _there(root)
     by_name = _BY_NAME.get(root.suffix.lower(), "") if root.is_file() else ""
     return known[layout or by_name or detect(root).layout].read(root, asked)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from oligovox import catalogue
-from oligovox.cohort.bids import read_bids
+from oligovox.cohort import bids, layouts
 from oligovox.cohort.manifest import Cohort
+from oligovox.cohort.modalities import canonical
+from oligovox.cohort.reading import Asked
 from oligovox.engine.fit import Training
 from oligovox.errors import SettingsError, nearest
 from oligovox.prepare.store import Plan
@@ -47,32 +49,70 @@ class SimulatedCohort(Settings):
 
 
 class CohortChoice(Settings):
-    """Where a cohort comes from: exactly one of bids, table, simulate. Paths are relative to the recipe; ~ and $VARIABLES are expanded."""
+    """Where a cohort comes from: exactly one of folder, bids, table, simulate. Paths are relative to the recipe; ~ and $VARIABLES are expanded."""
 
+    folder: str | None = Field(
+        None, description="a folder of any layout that `oligovox cohort look` knows, or a list or table of files"
+    )
+    layout: str = Field("", description="of the folder; empty: as it looks")
+    sequences: dict[str, str] = Field(
+        default_factory=dict, description="what the folder calls a sequence whose name says nothing, as {MRI: FLAIR}"
+    )
     bids: str | None = Field(None, description="BIDS folder")
     table: str | None = Field(None, description="cohort table (.tsv with its .json beside it)")
     simulate: SimulatedCohort | None = None
-    mask: str = Field("lesion", description="name of the label masks in derivatives (desc- or label-)")
-    labels: dict[str, int] | None = Field(
-        None, description="class → value in the masks; null: what a table of the dataset says, or {<mask>: 1}"
+    mask: str = Field(
+        "lesion", description="which label, in the words of the layout; of BIDS the name after desc- or label-"
     )
+    labels: dict[str, int] | None = Field(
+        None, description="class → value in the masks; null: what the folder says, or {<mask>: 1}"
+    )
+
+    @field_validator("layout")
+    @classmethod
+    def _known(cls, layout: str) -> str:
+        if layout and layout not in (known := layouts.readers()):
+            raise ValueError(f"unknown layout; {nearest(layout, known)}")
+        return layout
+
+    @field_validator("sequences")
+    @classmethod
+    def _canonical(cls, sequences: dict[str, str]) -> dict[str, str]:
+        return {name: canonical(sequence) for name, sequence in sequences.items()}
 
     @model_validator(mode="after")
     def _one(self) -> CohortChoice:
-        if [self.bids, self.table, self.simulate].count(None) != 2:
-            raise ValueError("give exactly one of bids, table, simulate")
+        given = [key for key in _SOURCES if getattr(self, key)]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(_SOURCES)}; found {' and '.join(given) or 'none'}")
+        if not self.folder and (without := [key for key in ("layout", "sequences") if getattr(self, key)]):
+            raise ValueError(f"{without[0]} says how a folder is read; give folder instead of {given[0]}")
         return self
 
-    def read(self) -> Cohort:
-        """The cohort of a BIDS folder or a table.
+    @model_serializer(mode="wrap")
+    def _resolved(self, every: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys of a folder where there is none: runs and studies know each other by this text, and were begun without them."""
+        silent = () if self.folder else ("folder", "layout", "sequences")
+        return {key: value for key, value in every(self).items() if key not in silent}
+
+    def read(self, made: Path | None = None) -> Cohort:
+        """The cohort.
+
+        Args:
+            made: the folder of a simulated cohort, once it is there.
 
         Raises:
             CohortError: it describes no usable cohort.
         """
         if self.table:
             return Cohort.load(Path(self.table))
-        assert self.bids is not None, "a simulated cohort is made, not read"
-        return read_bids(Path(self.bids), mask=self.mask, labels=self.labels)
+        source = made or self.folder or self.bids
+        assert source is not None, "a simulated cohort is made before it is read"
+        layout = self.layout if self.folder else bids.LAYOUT
+        return layouts.read(Path(source), layout, Asked(mask=self.mask, labels=self.labels, sequences=self.sequences))
+
+
+_SOURCES = ("folder", "bids", "table", "simulate")
 
 
 class SplitChoice(Settings):
@@ -326,7 +366,7 @@ def located(choice: CohortChoice, home: Path) -> CohortChoice:
         SettingsError: a path names an environment variable that is not set.
     """
     update: dict[str, Any] = {
-        key: _absolute(key, path, home) for key in ("bids", "table") if (path := getattr(choice, key))
+        key: _absolute(key, path, home) for key in ("folder", "bids", "table") if (path := getattr(choice, key))
     }
     if (simulate := choice.simulate) and (donors := getattr(simulate.recipe, "donors", None)):
         recipe = simulate.recipe.model_copy(update={"donors": _absolute("donors", donors, home)})
