@@ -90,7 +90,7 @@ def brats(root: Path) -> Path:
 
 
 def msseg2016(root: Path) -> Path:
-    for part, centre in (("Training", "Center_01"), ("Testing", "Center_03")):
+    for part, centre in (("Training", "Center_01"), ("Testing", "Center_01")):
         person = root / part / centre / "Patient_01"
         for sequence in ("FLAIR", "T1", "GADO", "T2", "DP"):
             volume(person / "Preprocessed_Data" / f"{sequence}_preprocessed.nii.gz")

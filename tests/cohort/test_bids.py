@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from oligovox.cohort.bids import PREDICTIONS, read_bids
+from oligovox.cohort.layouts import read
 from oligovox.cohort.manifest import Cohort
+from oligovox.cohort.reading import Asked
 from oligovox.errors import CohortError
 
 
@@ -124,6 +126,15 @@ def test_classes_come_from_the_datasets_own_table(tmp_path: Path) -> None:
     table.write_text("index\tname\none\tliver\n")
     with pytest.raises(CohortError, match=r"desc-organs_dseg\.tsv: expected the columns index"):
         read_bids(root, mask="organs")
+
+
+def test_a_sequence_that_is_called_otherwise_can_be_named(tmp_path: Path) -> None:
+    names = ("sub-01/anat/sub-01_MRI.nii.gz", "sub-01/anat/sub-01_ce-gd_head.nii.gz")
+    root = _tree(tmp_path, *names, "derivatives/a/sub-01/anat/sub-01_map.nii.gz")
+    with pytest.raises(CohortError, match=r"found: MRI, head\).*--sequence 'MRI=FLAIR'"):
+        read(root)
+    cohort = read(root, asked=Asked(sequences={"mri": "FLAIR", "head": "T1w", "map": "QSM"}))
+    assert cohort.modalities == ("FLAIR", "QSM", "T1wGd")
 
 
 def test_two_raters_are_ambiguous(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +21,8 @@ from oligovox.cohort.chaos import LABELS
 from oligovox.cohort.layouts import detect, read
 from oligovox.cohort.reading import Asked
 from oligovox.cohort.series import guess
-from oligovox.errors import CohortError, ImageError, SettingsError
-from oligovox.files import read_tsv, write_tsv
+from oligovox.errors import CohortError, ImageError, RunError, SettingsError
+from oligovox.files import read_tsv, sweep, write_tsv
 
 ROWS, COLUMNS, SLICES = 6, 8, 5
 AXES = (0.5, 2.0, 3.0)  # mm between rows, columns and slices: PixelSpacing is (rows, columns)
@@ -182,6 +186,15 @@ def test_without_dcm2niix_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pyt
         ({"SeriesDescription": "tse tra", "EchoTime": 0.1, "RepetitionTime": 4}, "T2w"),
         ({"SeriesDescription": "tse tra", "EchoTime": 0.012, "RepetitionTime": 3}, "PDw"),
         ({"SeriesDescription": "SWI_Images"}, "T2starw"),
+        ({"SeriesDescription": "t2_tse_tra_restore"}, "T2w"),
+        ({"SeriesDescription": "Ax T2 FLAIR ASSET"}, "FLAIR"),
+        ({"SeriesDescription": "t1_mpr_sag_p2_iso"}, "T1w"),
+        ({"SeriesDescription": "t1_mpr_sag_KM"}, "T1wGd"),
+        ({"SeriesDescription": "T2 tra different angle"}, "T2w"),
+        ({"SeriesDescription": "ASSET cal"}, ""),
+        ({"SeriesDescription": "bold_rest_T2"}, ""),
+        ({"SeriesDescription": "REST T2star"}, ""),
+        ({"SeriesDescription": "T2 FLAIR MPR cor"}, ""),
         ({"SeriesDescription": "QSM_map"}, "QSM"),
         ({"SeriesDescription": "ep2d_diff_ADC"}, ""),
         ({"SeriesDescription": "T1 MPR cor", "ImageType": ["DERIVED", "SECONDARY", "MPR"]}, ""),
@@ -222,3 +235,72 @@ def test_four_dimensional_images_of_the_decathlon_are_split(tmp_path: Path, make
         read(tmp_path / "data")
     (case,) = read(tmp_path / "data", asked=Asked(work=tmp_path / "work")).cases
     assert (np.asanyarray(nib.load(case.images["T1w"]).dataobj) == array[..., 1]).all()
+
+
+def test_visits_and_cohorts_of_one_person_are_split_into_files_of_their_own(tmp_path: Path) -> None:
+    items = []
+    for number, (session, dataset) in enumerate((("1", ""), ("2", ""), ("1", "ward"))):
+        array = np.full((3, 3, 3, 2), 10 * number, np.int16) + np.arange(2, dtype=np.int16)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{number}.nii.gz")
+        items.append({"image": f"{number}.nii.gz", "subject": "p", "session": session, "dataset": dataset})
+    about = {"modality": {"0": "FLAIR", "1": "T1w"}, "training": items}
+    (tmp_path / "list.json").write_text(json.dumps(about))
+    cohort = read(tmp_path / "list.json", asked=Asked(work=tmp_path / "work"))
+    voxels = {case.name: [int(nib.load(p).dataobj[0, 0, 0]) for p in case.images.values()] for case in cohort.cases}
+    assert voxels == {"sub-p_ses-1": [0, 1], "sub-p_ses-2": [10, 11], "ward_sub-p_ses-1": [20, 21]}
+    about["training"] = [items[0] | {"session": "../../away"}]
+    (tmp_path / "list.json").write_text(json.dumps(about))
+    with pytest.raises(CohortError, match="cannot be a subject, session or dataset name"):
+        read(tmp_path / "list.json", asked=Asked(work=tmp_path / "work"))
+    assert not list(tmp_path.parent.rglob("away*"))
+
+
+STANDS_IN = """#!/bin/sh
+# dcm2niix as far as we see it: -o is the argument before the last; what it leaves there, says, and ends with
+while [ $# -gt 2 ]; do shift; done
+[ -z "$LEAVES" ] || { cp "$LEAVES" "$1/a.nii.gz"; echo '{"SeriesDescription": "FLAIR"}' > "$1/a.json"; }
+echo "Chris Rorden's dcm2niiX"; echo "Warning: Missing images? Expected 30 images"
+[ -z "$KILLS" ] || kill -9 $PPID
+exit $EXIT
+"""
+
+
+@pytest.fixture
+def stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of DICOM beside a tool that ends as $EXIT says."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "bin" / "dcm2niix").write_text(STANDS_IN)
+    (tmp_path / "bin" / "dcm2niix").chmod(0o755)
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4)), tmp_path / "made.nii.gz")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setenv("LEAVES", str(tmp_path / "made.nii.gz"))
+    return tmp_path
+
+
+def test_a_conversion_of_a_part_is_said_and_a_failed_one_refused(
+    stands_in: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for code in ("0", "8"):
+        monkeypatch.setenv("EXIT", code)
+        assert [row["sequence"] for row in dicom.convert(stands_in / "raw", stands_in / f"out{code}")] == ["FLAIR"]
+        assert ("exit 8): Warning: Missing images? Expected 30 images" in caplog.text) == (code == "8")
+    monkeypatch.setenv("EXIT", "9")
+    with pytest.raises(RunError, match=r"dcm2niix failed on .*raw \(exit 9\)"):
+        dicom.convert(stands_in / "raw", stands_in / "out9")
+    monkeypatch.setenv("LEAVES", "")
+    monkeypatch.setenv("EXIT", "2")
+    with pytest.raises(CohortError, match="found no series in it"):
+        dicom.convert(stands_in / "raw", stands_in / "out2")
+    assert {path.name for path in stands_in.iterdir()} == {"bin", "raw", "made.nii.gz", "out0", "out8"}
+
+
+def test_what_a_killed_conversion_leaves_is_swept(stands_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of dcm2niix name the patient."""
+    monkeypatch.setenv("KILLS", "1")
+    code = "from pathlib import Path; from oligovox.cohort import dicom; dicom.convert(Path('raw'), Path('out'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=stands_in, capture_output=True, check=False)
+    assert done.returncode == -9
+    assert list(stands_in.rglob(".tmp-*")), "killed too late to show anything"
+    sweep(stands_in)
+    assert {path.name for path in stands_in.iterdir()} == {"bin", "raw", "made.nii.gz"}

@@ -33,7 +33,13 @@ EXPECTED = {
         *("isbi2015", [f"sub-{p}_ses-{v}" for p in ("test01", "training01") for v in ("01", "02")]),
         *(("FLAIR", "PDw", "T1w", "T2w"), 2, {"lesion": 1}),
     ),
-    "msseg2016": ("msseg2016", ["sub-01-01", "sub-03-01"], ("FLAIR", "PDw", "T1w", "T1wGd", "T2w"), 2, {"lesion": 1}),
+    "msseg2016": (
+        "msseg2016",
+        ["sub-01-01", "sub-test-01-01"],
+        ("FLAIR", "PDw", "T1w", "T1wGd", "T2w"),
+        2,
+        {"lesion": 1},
+    ),
     "ljubljana": ("ljubljana", ["sub-patient01", "sub-patient02"], FOUR, 2, {"lesion": 1}),
     "datalist": ("datalist", ["sub-spleen_2", "sub-spleen_3", "sub-spleen_7"], ("T2w",), 2, {"spleen": 1}),
     "table": ("table", ["sub-p1", "sub-p2"], ("FLAIR",), 1, {"lesion": 1}),
@@ -57,7 +63,10 @@ def test_a_folder_is_known_for_what_it_is_and_read(make: Make, tmp_path: Path, t
 
 def test_details_of_the_challenges(make: Make, tmp_path: Path) -> None:
     msseg = read(make("msseg2016", tmp_path / "msseg"), asked=Asked(mask="rater7"))
-    assert [case.info for case in msseg.cases] == [{"centre": "01"}, {"centre": "03", "part": "test"}]
+    assert [case.info for case in msseg.cases] == [{"centre": "01"}, {"centre": "01", "part": "test"}]
+    assert read(tmp_path / "msseg" / "Testing").people == msseg.people[1:], (
+        "a name does not hang on what lies beside it"
+    )
     assert {case.label.name for case in msseg.labelled if case.label} == {"ManualSegmentation_7.nii.gz"}
     assert {path.parent.name for case in msseg.cases for path in case.images.values()} == {"Preprocessed_Data"}
     isbi = make("isbi2015", tmp_path / "isbi")
@@ -88,6 +97,19 @@ def test_grades_of_brats_2018_and_values_of_2013(make_volume: Volume, tmp_path: 
     assert [case.info["grade"] for case in cohort.cases] == ["HGG", "LGG"]
     assert cohort.labels == {"necrotic core": 1, "oedema": 2, "non-enhancing core": 3, "enhancing tumour": 4}
     assert read(tmp_path, asked=Asked(labels={"tumour": 1})).labels == {"tumour": 1}
+
+
+def test_classes_of_children_are_not_those_of_adults(make_volume: Volume, tmp_path: Path) -> None:
+    case = "BraTS-PED-00001-000"
+    make_volume(tmp_path / case / f"{case}-t2f.nii.gz")
+    make_volume(tmp_path / case / f"{case}-seg.nii.gz", [1, 2, 3, 4])
+    with pytest.raises(CohortError, match=r"BraTS-PED-00001-000 is a child's, .*--labels 'cyst=3'"):
+        read(tmp_path)
+    assert read(tmp_path, asked=Asked(mask=None)).people == ("BraTS-PED-00001",)
+    named = {"enhancing tumour": 1, "non-enhancing tumour": 2, "cyst": 3, "oedema": 4}
+    assert read(tmp_path, asked=Asked(labels=named)).labels == named
+    make_volume(tmp_path / case / f"{case}-seg.nii.gz", [1, 2, 3])  # as of 2023
+    assert read(tmp_path).labels["enhancing tumour"] == 3
 
 
 def _nnunet(root: Path, make: Make, **about: object) -> Path:

@@ -21,7 +21,7 @@ from oligovox.cohort import bids_write, datalist, nnunet
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.layouts import detect, read
 from oligovox.cohort.manifest import Case, Cohort
-from oligovox.errors import CohortError, ImageError, OutputError
+from oligovox.errors import CohortError, ImageError, LabelError, OutputError
 
 Make = Callable[[str, Path], Path]
 Volume = Callable[..., Path]
@@ -199,6 +199,27 @@ def test_what_nnunet_cannot_use_is_said_before_anything_is_written(
     with pytest.raises(ImageError, match="a file of sub-a is missing"):
         nnunet.write(Cohort(cases=(replace(two, label=tmp_path / "gone.nii.gz"),)), tmp_path / "gone")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "flat.nii.gz"}
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_value_that_is_no_class_never_becomes_one(make_volume: Volume, tmp_path: Path, link: bool) -> None:
+    def case(name: str, values: list[int], **more: Any) -> Case:
+        label = make_volume(tmp_path / "data" / f"{name}_label.nii.gz", values)
+        return Case(
+            subject=name, images={"FLAIR": make_volume(tmp_path / "data" / f"{name}.nii.gz")}, label=label, **more
+        )
+
+    part, full = case("part", [1, 255], sparse=True), case("full", [1, 2])
+    refused = [
+        (nnunet, Cohort(cases=(case("a", [1, 2, 4]),), labels={"a": 2, "b": 4}), "values 1; expected 0, 2, 4; name"),
+        (nnunet, Cohort(cases=(part, full)), "full_label.*values 2; expected 0, 1; name"),  # 2 is what nobody looked at becomes
+        (bids_write, Cohort(cases=(case("c", [1, 2, 255], sparse=True, unlooked=2),)), "values 255; expected 0, 1, 2; name"),
+        (bids_write, Cohort(cases=(case("d", [5, 2], sparse=True, unlooked=2),), labels={"x": 5, "y": 255}), "a class as well"),
+    ]  # fmt: skip
+    for layout, cohort, complaint in refused:
+        with pytest.raises(LabelError, match=complaint):
+            layout.write(cohort, tmp_path / "out", link=link)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_regions_are_painted_from_the_largest_to_the_smallest(stock: Mapping[str, Path], tmp_path: Path) -> None:

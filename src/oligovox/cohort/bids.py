@@ -54,7 +54,7 @@ class _File:
     subject: str
     session: str
     entities: Mapping[str, str]  # without sub and ses
-    suffix: str
+    suffix: str  # or the sequence that it was said to stand for
 
     @property
     def sequence(self) -> str | None:
@@ -98,10 +98,16 @@ def look(root: Path) -> Look:
 
 def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
     """`read_bids` as every reader is called."""
-    return read_bids(root, mask=asked.mask, labels=asked.labels)
+    return read_bids(root, mask=asked.mask, labels=asked.labels, sequences=asked.sequences)
 
 
-def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, int] | None = None) -> Cohort:
+def read_bids(
+    root: Path,
+    *,
+    mask: str | None = "lesion",
+    labels: Mapping[str, int] | None = None,
+    sequences: Mapping[str, str] | None = None,
+) -> Cohort:
     """Read a BIDS folder.
 
     A session becomes a case when it has at least one known sequence. `ce-…_T1w` is T1wGd. Of several images of the same
@@ -113,6 +119,7 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
             with neither entity. None: label masks are not looked at, however many there are.
         labels: foreground class → value in the label files. When not given, what the dataset's own table `…_dseg.tsv` of that name
             says (columns index, name), and {mask: 1} where there is none ({"lesion": 1} of masks called sparse).
+        sequences: suffix in file names → sequence, of those that say nothing by themselves (`{"MRI": "FLAIR"}`).
 
     Returns:
         The cohort, named after the folder; the further columns of participants.tsv are in `case.info`.
@@ -122,12 +129,13 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
             several label (or brain) masks for one session, or a label mask for a session without an image.
     """
     subjects = _subject_folders(root)
-    raw = _by_session(root, subjects)
+    said = {suffix.lower(): sequence for suffix, sequence in (sequences or {}).items()}
+    raw = _by_session(root, subjects, said)
     derivatives = root / "derivatives"
     pipelines = [
         folder for folder in sorted([*derivatives.glob("sub-*"), *derivatives.glob("*/sub-*")]) if folder.is_dir()
     ]
-    derived = _by_session(root, [folder for folder in pipelines if not holds_predictions(folder.parent)])
+    derived = _by_session(root, [folder for folder in pipelines if not holds_predictions(folder.parent)], said)
     people = participants(root)
 
     cases = []
@@ -157,7 +165,8 @@ def read_bids(root: Path, *, mask: str | None = "lesion", labels: Mapping[str, i
     if not cases:
         found = sorted({file.suffix for files in raw.values() for file in files}) or ["no NIfTI file"]
         raise CohortError(
-            f"{root}: no known sequence below sub-*/ (found: {', '.join(found[:8])}); expected files such as sub-01_FLAIR.nii.gz"
+            f"{root}: no known sequence below sub-*/ (found: {', '.join(found[:8])}); expected files such as sub-01_FLAIR.nii.gz; "
+            "say what others are, as --sequence 'MRI=FLAIR'"
         )
     for (subject, session), files in derived.items():
         if named := [file.path for file in files if mask and _called(file, mask)]:
@@ -193,20 +202,20 @@ def _subject_folders(root: Path) -> list[Path]:
     return subjects
 
 
-def _by_session(root: Path, subjects: Sequence[Path]) -> dict[tuple[str, str], list[_File]]:
+def _by_session(root: Path, subjects: Sequence[Path], said: Mapping[str, str]) -> dict[tuple[str, str], list[_File]]:
     """NIfTI files of these sub-*/ folders by (subject, session); sessions without files are kept out."""
     found = defaultdict(list)
     for folder in subjects:
         for path in sorted(folder.rglob("sub-*.nii*")):
-            if file := _read_name(path, path.relative_to(folder.parent).parts):
+            if file := _read_name(path, path.relative_to(folder.parent).parts, said):
                 found[file.subject, file.session].append(file)
             else:
                 _log.info("%s: not a BIDS name; skipped", path.relative_to(root))
     return dict(found)
 
 
-def _read_name(path: Path, parts: Sequence[str]) -> _File | None:
-    """What a file name says, given its place below the dataset; None where it is no BIDS name."""
+def _read_name(path: Path, parts: Sequence[str], said: Mapping[str, str]) -> _File | None:
+    """What a file name says, given its place below the dataset and what suffixes were said to be; None where it is no BIDS name."""
     if not (match := _NAME.match(path.name)):
         return None
     entities = dict(part.split("-", 1) for part in match["entities"].split("_") if "-" in part)
@@ -217,7 +226,7 @@ def _read_name(path: Path, parts: Sequence[str]) -> _File | None:
                 f"{path}: lies in the folder {key}-{value} but is named {key}-{entities[key]}; move or rename it"
             )
     subject, session = entities.pop("sub"), entities.pop("ses", folders.get("ses", ""))
-    return _File(path, subject, session, entities, match["suffix"])
+    return _File(path, subject, session, entities, said.get(match["suffix"].lower(), match["suffix"]))
 
 
 def _images(files: Iterable[_File], derived: Iterable[_File]) -> dict[str, _File]:

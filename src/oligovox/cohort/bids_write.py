@@ -42,12 +42,14 @@ def write(cohort: Cohort, out: Path, *, link: bool = False) -> None:
     Raises:
         CohortError: two people, or two visits of one, would get the same name.
         ImageError: a file is missing or cannot be read.
+        LabelError: a label map has a value that is no class.
         OutputError: `out` is there already, or cannot be written.
     """
     check_files(cohort)
     names = _names(cohort)
     one = len(cohort.labels) == 1 and next(iter(cohort.labels.items())) == ("lesion", 1)
     label = "label-lesion_mask" if one else "desc-lesion_dseg"
+    values = {value: value for value in cohort.labels.values()}
     with new_folder(out) as folder:
         derived = folder / "derivatives" / _PIPELINE
         for case in cohort.cases:
@@ -60,8 +62,9 @@ def write(cohort: Cohort, out: Path, *, link: bool = False) -> None:
                 )  # an exam lies at the top
                 place(path, home / below / f"{start}_{SUFFIXES.get(name, name)}{ending(path)}", link=link)
             if case.label:
-                changes = {case.unlooked: NOBODY_LOOKED} if case.sparse else {}
-                place_label(case.label, derived / below / f"{start}_{label}{ending(case.label)}", changes, link=link)
+                target = derived / below / f"{start}_{label}{ending(case.label)}"
+                unlooked = (case.unlooked, NOBODY_LOOKED) if case.sparse else None
+                place_label(case.label, target, values, link=link, unlooked=unlooked)
                 if case.sparse:
                     write_json(derived / below / f"{start}_{label}.json", {DECLARED: NOBODY_LOOKED})
             if case.brain:

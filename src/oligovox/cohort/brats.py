@@ -5,14 +5,15 @@
 
 What the values of a segmentation mean is read from all of them together: 1 and 2 are necrotic core and oedema; enhancing tumour is 4 where no
 file has a 3, and 3 where some has. With 3 and 4, 4 is the resection cavity in names of 2023 and later, and in older ones enhancing tumour, 3 being
-the non-enhancing core of 2013. `labels` overrules it. Files that are called otherwise (-seg4) are chosen by the name of the mask.
+the non-enhancing core of 2013. Children (BraTS-PED) have classes of their own since 2024: where there is a 4, `labels` must name them.
+`labels` overrules it. Files that are called otherwise (-seg4) are chosen by the name of the mask.
 
 Source: Menze et al. 2015, IEEE TMI 34:1993; Baid et al. 2021, arXiv 2107.02314; LaBella et al. 2023, arXiv 2305.07642; de Verdier et al. 2024, arXiv 2405.18368.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ CORE, OEDEMA, ENHANCING, CAVITY, SOLID = (
     "non-enhancing core",
 )
 
+_CHILDREN = "BraTS-PED-"
 _ENDS = {"t1", "t1ce", "t2", "flair", "t1n", "t1c", "t2w", "t2f"}
 
 
@@ -66,7 +68,7 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         asked: mask: 'lesion' for …seg, or another ending, such as seg4.
 
     Raises:
-        CohortError: no case, or no segmentation of this name.
+        CohortError: no case, no segmentation of this name, or children whose classes nobody names.
     """
     found = list(_cases(root))
     if not found:
@@ -86,9 +88,9 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         )
     if asked.mask not in (None, OWN) and not any(case.label for case in cases):
         raise CohortError(f"{root}: no segmentation is called …{ending}; name one that is there")
-    labels = [case.label for case in cases if case.label]
-    scheme = asked.labels or _scheme(_values(labels), newer=found[0].mark == "-")
-    return Cohort(cases=tuple(cases), labels=scheme, name=root.resolve().name)
+    files = [case.label for case in cases if case.label]
+    labels = asked.labels or _known(root, found, _values(files))
+    return Cohort(cases=tuple(cases), labels=labels, name=root.resolve().name)
 
 
 def _cases(root: Path) -> Iterator[_Folder]:
@@ -100,6 +102,16 @@ def _cases(root: Path) -> Iterator[_Folder]:
             if _ENDS & set(files):
                 yield _Folder(folder, mark, files)
                 break
+
+
+def _known(root: Path, found: Sequence[_Folder], values: set[int]) -> dict[str, int]:
+    """Class → value; the 4 of children is not what it is of adults."""
+    if 4 in values and (child := next((case.name for case in found if case.name.startswith(_CHILDREN)), None)):
+        raise CohortError(
+            f"{root}: {child} is a child's, and there is the value 4: children have classes of their own since 2024; name them, as "
+            "--labels 'enhancing tumour=1' --labels 'non-enhancing tumour=2' --labels 'cyst=3' --labels 'oedema=4'"
+        )
+    return _scheme(values, newer=found[0].mark == "-")
 
 
 def _scheme(values: set[int], *, newer: bool) -> dict[str, int]:

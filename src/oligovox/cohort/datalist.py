@@ -19,6 +19,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,8 @@ def _case(
         raise CohortError(f"{where}: names no image; expected the key 'image', or one key for each sequence")
     paths = [existing(file.parent, text, where) for text in texts]
     names = own or list(named)
-    if len(paths) == 1 and len(names) > 1:
-        names, paths = names, _split(paths[0], names, title, where, asked)
+    joined = paths[0] if len(paths) == 1 and len(names) > 1 else None
+    paths = [joined] * len(names) if joined else paths
     if not names:
         names = [_ending(stem(path)) or (f"image{n}" if len(paths) > 1 else "image") for n, path in enumerate(paths)]
     if len(names) != len(paths):
@@ -238,14 +239,15 @@ def _case(
         )
     images: dict[str, Path] = {}
     for name, path in zip(names, paths, strict=True):
-        if images.setdefault(asked.sequence(name, where), path) != path:
-            raise CohortError(f"{where}: two images are called {name}; keep one of each sequence")
+        if (sequence := asked.sequence(name, where)) in images:
+            raise CohortError(f"{where}: two images are called {sequence}; keep one of each sequence")
+        images[sequence] = path
     key = "label" if asked.mask in (None, "lesion") else str(asked.mask)
     label = existing(file.parent, item[key], where) if asked.mask and item.get(key) else None
     unlooked = whole_number(item["unlooked"], where, "'unlooked'", most=255) if item.get("unlooked") else NOBODY_LOOKED
     dataset, subject, session = ("", title, "") if item.get("subject") else who(title)
     info = {k: str(v) for k, v in table_or_none(item.get("info")).items()}
-    return Case(
+    case = Case(
         subject=subject,
         session=str(item.get("session", session)),
         dataset=str(item.get("dataset", dataset)),
@@ -256,6 +258,7 @@ def _case(
         brain=existing(file.parent, item["brain"], where) if item.get("brain") else None,
         info=info | ({"part": part} if part else {}) | ({"fold": str(item["fold"])} if "fold" in item else {}),
     )
+    return replace(case, images=_split(joined, list(images), case.name, where, asked.work)) if joined else case
 
 
 def _title(item: Mapping[str, Any], where: str) -> str:
@@ -290,8 +293,8 @@ def _without_sequence(name: str) -> str:
     return name[: len(name) - len(end)].rstrip("_.- ") if end else name
 
 
-def _split(path: Path, names: Sequence[str], title: str, where: str, asked: Asked) -> list[Path]:
-    """The images of one 4-D file, written into the work folder where they are not there yet."""
+def _split(path: Path, names: Sequence[str], case: str, where: str, work: Path | None) -> dict[str, Path]:
+    """Sequence → its image of one 4-D file, written into the work folder, below the name of the case, where it is not there yet."""
     try:
         image = nib.load(path)
         shape = image.shape
@@ -301,12 +304,12 @@ def _split(path: Path, names: Sequence[str], title: str, where: str, asked: Aske
         raise CohortError(
             f"{where}: {path.name} has shape {shape}, expected 4-D with {len(names)} images ({', '.join(names)})"
         )
-    if asked.work is None:
+    if work is None:
         raise CohortError(
             f"{path}: holds {len(names)} images in one 4-D file; make a folder of 3-D images first: oligovox cohort write {path.parent.parent} OUT --to bids"
         )
-    made = [asked.work / title / f"{title}_{asked.sequence(name, where)}.nii.gz" for name in names]
-    for number, target in enumerate(made):
+    made = {name: work / case / f"{case}_{name}.nii.gz" for name in names}
+    for number, target in enumerate(made.values()):
         if not target.is_file():
             with atomic_file(target) as temporary:
                 nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj[..., number]), image.affine), temporary)

@@ -8,6 +8,7 @@ Source: Li et al., Journal of Neuroscience Methods 2016, 264:47-56 (dcm2niix).
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ from oligovox.cohort.series import COLUMNS, TABLE, choose, guess
 from oligovox.cohort.writing import new_folder
 from oligovox.errors import CohortError, RunError, SettingsError
 from oligovox.files import read_json, write_json, write_tsv
+
+_log = logging.getLogger(__name__)
 
 LAYOUT = "dicom"
 TOOL = "dcm2niix"
@@ -60,6 +63,16 @@ _KEPT = (
     ),
 )
 """Tags that the JSON beside a series keeps: none of them names anybody."""
+
+_SHOWN = 3  # of the warnings of dcm2niix
+_NOTHING = (1, 2)  # exit codes without any file
+_PARTLY = {
+    1: "something failed",
+    4: "a file is damaged",
+    8: "some files were converted, some not",
+    10: "a volume lacks slices",
+}
+"""Exit code of dcm2niix that comes with series that are good → what was wrong with others."""
 
 _TRIED = 200  # files that are opened to see whether they are DICOM
 
@@ -98,13 +111,13 @@ def convert(root: Path, out: Path) -> list[dict[str, Any]]:
     Raises:
         SettingsError: dcm2niix is not installed.
         CohortError: there is no folder, or no series in it.
-        RunError: dcm2niix failed.
+        RunError: dcm2niix failed. Where it only says that it left something out, this is logged.
         OutputError: `out` is there already, or cannot be written.
     """
     if not root.is_dir():
         raise CohortError(f"{root}: no such folder; expected one with DICOM files")
     tool = find_tool()
-    with new_folder(out) as folder, tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-dicom-") as scratch:
+    with new_folder(out) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
         _run(tool, root, Path(scratch))
         series = [(path, table_or_none(read_json(path))) for path in entries(Path(scratch)) if path.suffix == ".json"]
         rows = _rows(
@@ -133,7 +146,7 @@ def find_tool() -> str:
 
 
 def _run(tool: str, root: Path, scratch: Path) -> None:
-    """One call; a return value of 1 without any file is no DICOM at all, which is said elsewhere."""
+    """One call; a code of 1 or 2 without any file is no DICOM at all, which is said elsewhere."""
     command = [
         tool,
         "-g",
@@ -157,9 +170,18 @@ def _run(tool: str, root: Path, scratch: Path) -> None:
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )
-    if done.returncode not in (0, 1, 2) and not any(scratch.iterdir()):
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        raise RunError(f"{TOOL} failed on {root} (exit {done.returncode}): {last[0]}")
+    some = any(scratch.iterdir())
+    if done.returncode == 0 or (done.returncode in _NOTHING and not some):
+        return
+    lines = (done.stdout + done.stderr).splitlines()
+    if not some or done.returncode not in _PARTLY:
+        last = (lines[-1:] or ["no message"])[0]
+        raise RunError(f"{TOOL} failed on {root} (exit {done.returncode}): {last}")
+    said = [_words(line) for line in lines if line.lower().startswith(("warning", "error"))]
+    _log.warning(
+        "%s: %s, so some of it may be missing (%s, exit %d): %s",
+        root, _PARTLY[done.returncode], TOOL, done.returncode, "; ".join(said[:_SHOWN]) or "it does not say what",
+    )  # fmt: skip
 
 
 def _rows(series: list[tuple[Path, dict[str, Any]]], folder: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@
     Training/Center_01/Patient_01/Raw_Data/{3DFLAIR,3DT1,3DT1GADO,T2,DP}.nii.gz                   else these: on grids of their own
     Training/Center_01/Patient_01/Masks/{Consensus,ManualSegmentation_1…7,Brain_Mask}.nii.gz
 
-The preprocessed images lie on the grid of the FLAIR, as the masks do. A centre numbers its patients from 1, so a person is called by both.
+The preprocessed images lie on the grid of the FLAIR, as the masks do. A centre numbers its patients from 1, so a person is called by both, and
+those of Testing have test- before that, as the same centres and numbers come back there.
 
 Source: Commowick et al., Scientific Reports 2018, 8:13650; Commowick et al., NeuroImage 2021, 244:118589 (the data).
 """
@@ -62,14 +63,15 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         }
         masks = niftis(person / _MASKS)
         centre = _number(_CENTRE, person.parent.name)
-        training = [p.name.lower() for p in person.parents if p.name.lower() in ("training", "testing")]
+        parts = [p.name.lower() for p in person.parents if p.name.lower() in ("training", "testing")]
+        tested = parts[:1] == ["testing"]
         cases.append(
             Case(
-                subject=f"{centre}-{_number(_PERSON, person.name)}",
+                subject=f"{'test-' if tested else ''}{centre}-{_number(_PERSON, person.name)}",
                 images=images,
                 label=masks.get(name) if name else None,
                 brain=masks.get("Brain_Mask"),
-                info={"centre": centre} | ({"part": "test"} if training[:1] == ["testing"] else {}),
+                info={"centre": centre} | ({"part": "test"} if tested else {}),
             )
         )
     if name and asked.mask != OWN and not any(case.label for case in cases):

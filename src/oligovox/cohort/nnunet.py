@@ -280,6 +280,7 @@ def write(cohort: Cohort, out: Path, *, link: bool = False, incomplete: str = "r
     Raises:
         CohortError: a case lacks a sequence, lies on several grids, or has a name that would be read as another.
         ImageError: a file is missing or cannot be read.
+        LabelError: a label map has a value that is no class.
         OutputError: `out` is there already, or cannot be written.
         SettingsError: nothing of that name is done with incomplete cases.
     """
@@ -303,8 +304,8 @@ def write(cohort: Cohort, out: Path, *, link: bool = False, incomplete: str = "r
                 if name in case.images:
                     place(case.images[name], folder / images / f"{ids[case.name]}_{number:04d}.nii.gz", link=link)
             if case.label:
-                unlooked = {case.unlooked: ignore} if case.sparse and ignore else {}
-                place_label(case.label, folder / labels / f"{ids[case.name]}.nii.gz", changes | unlooked, link=link)
+                target, unlooked = folder / labels / f"{ids[case.name]}.nii.gz", (case.unlooked, ignore or 0)
+                place_label(case.label, target, changes, link=link, unlooked=unlooked if case.sparse else None)
         about: dict[str, Any] = {
             "channel_names": {str(number): name for number, name in enumerate(cohort.modalities)},
             "labels": {"background": 0, **_written(cohort.regions, values), **({"ignore": ignore} if ignore else {})},

@@ -31,8 +31,12 @@ TABLE = "series.tsv"
 COLUMNS = ("file", "subject", "session", "sequence", "description", "why", "TE", "TR", "TI", "flip", "voxels", "label")
 
 _WORDS: tuple[tuple[str, str], ...] = (
-    ("", r"locali[sz]er|scout|survey|topogram|smartbrain|calib|asset|b0.?map|field.?map|shim|screen ?save|report"),
-    ("", r"dwi|dti|diff|\badc\b|trace|bold|fmri|rest|perf|asl|dsc|mra|tof|angio|spectro|\bmrs\b|mpr(?!age)|\bmip\b"),
+    ("", r"locali[sz]er|scout|survey|topogram|smartbrain|calib|asset.?cal|b0.?map|field.?map|shim|screen ?save|report"),
+    ("T1w", r"\bt1w? mpr\b"),  # so Siemens calls an MPRAGE; mpr elsewhere is a reformatted series
+    (
+        "",
+        r"dwi|dti|diff(?!er)|\badc\b|trace|bold|fmri|\brest\b|resting|perf|asl|dsc|mra|tof|angio|spectro|\bmrs\b|mpr(?!age)|\bmip\b",
+    ),
     ("QSM", r"qsm|chi.?map|suscept.*map"),
     ("FLAIR", r"flair|dark.?fl|tirm.?dark"),
     ("T2starw", r"swi|swan|t2.?\*|t2.?star|hemo|medic|venbold"),

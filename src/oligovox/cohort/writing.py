@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from oligovox.cohort.manifest import Case, Cohort
-from oligovox.errors import CohortError, ImageError, OutputError
+from oligovox.errors import CohortError, ImageError, LabelError, OutputError
 from oligovox.files import atomic_folder, check_writable, sweep
 
 _TOLERANCE_MM = 1e-3
@@ -60,21 +60,29 @@ def place(source: Path, target: Path, *, link: bool) -> None:
         raise ImageError(source, "the file is missing (or is a link to nowhere)", "bring it back") from error
 
 
-def place_label(source: Path, target: Path, changes: Mapping[int, int], *, link: bool) -> None:
+def place_label(
+    source: Path, target: Path, changes: Mapping[int, int], *, link: bool, unlooked: tuple[int, int] | None = None
+) -> None:
     """The same of a label map; where values change it is written anew, as uint8 on the grid of the old one.
 
     Args:
         source: the label map.
         target: its new name.
-        changes: value → new value; values that are not named stay.
+        changes: value → new value, of every value that it may hold beside 0, those that stay included.
         link: link instead of a copy where no value changes.
+        unlooked: the same of the value where nobody looked; None: somebody looked everywhere.
 
     Raises:
         ImageError: it cannot be read, or has values that are no whole numbers from 0 to 255.
+        LabelError: it has a value that is not named, so that it would mean nothing or be mixed up with another; or where nobody
+            looked is a class as well, before or after.
     """
-    if all(old == new for old, new in changes.items()):
-        place(source, target, link=link)
-        return
+    if unlooked:
+        if unlooked[0] in changes or unlooked[1] in changes.values():
+            raise LabelError(
+                f"{source}: {unlooked[0]} is where nobody looked, and a class as well; give the class another value"
+            )
+        changes = {**changes, unlooked[0]: unlooked[1]}
     try:
         image = nib.load(source)
         values = np.asarray(image.get_fdata(caching="unchanged", dtype=np.float32))
@@ -83,9 +91,14 @@ def place_label(source: Path, target: Path, changes: Mapping[int, int], *, link:
     whole = np.rint(values)
     if not np.isfinite(values).all() or np.abs(values - whole).max() > 1e-3 or whole.min() < 0 or whole.max() > 255:
         raise ImageError(source, "has values that are no whole numbers from 0 to 255", "mend the label map")
-    new = np.arange(256, dtype=np.uint8)
-    for old, value in changes.items():
-        new[old] = value
+    if unknown := sorted(set(np.unique(whole).astype(int).tolist()) - {0, *changes}):
+        shown = ", ".join(map(str, unknown[:5])) + (" …" if len(unknown) > 5 else "")
+        known = ", ".join(map(str, sorted(changes)))
+        raise LabelError(f"{source}: has the values {shown}; expected 0, {known}; name them in the label scheme")
+    if all(old == value for old, value in changes.items()):
+        place(source, target, link=link)
+        return
+    new = np.array([changes.get(value, 0) for value in range(256)], dtype=np.uint8)
     made = nib.Nifti1Image(new[whole.astype(np.uint8)], image.affine)
     made.header.set_xyzt_units("mm")
     target.parent.mkdir(parents=True, exist_ok=True)
