@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +25,9 @@ from oligovox.engine.fit import Training
 from oligovox.errors import CheckpointError, CohortError, LabelError, OutputError, SettingsError
 from oligovox.experiment import classification
 from oligovox.experiment.classification_recipe import Classify, PretrainLesions
+from oligovox.experiment.lesion_cohorts import read_exams
 from oligovox.experiment.recipe import Finetune, NetworkChoice
-from oligovox.files import read_json, read_tsv, write_tsv
+from oligovox.files import read_json, read_tsv, write_json, write_tsv
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
 from oligovox.prepare.lesion_store import LesionStore
@@ -257,6 +260,7 @@ def test_scores_and_page_of_a_run(run: Path) -> None:
     content = read_json(run / "scores.json")
     assert content["lesions"] == 17
     assert content["people"] == 7
+    assert content["missed_rims"] == 0
     assert set(content["scores"]) == {"lesion", "patient_1", "patient_4", "count"}
     assert set(content["folds"]["each"]) == {"1", "2", "3"}
     assert len(content["curves"]["decision"]["threshold"]) == len(content["curves"]["decision"]["classifier"])
@@ -300,6 +304,49 @@ def test_a_run_stopped_anywhere_goes_on_and_ends_the_same(
     assert (halved / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
     with pytest.raises(CheckpointError, match="has other settings"):
         experiment.classify_train(store, halved, chosen=changed(batch=2))
+    write_json(halved / "classify.json", read_json(halved / "classify.json") | {"format": 0})
+    with pytest.raises(CheckpointError, match="has other format"):
+        experiment.classify_train(store, halved, chosen=CHOSEN)
+
+
+def test_a_forest_goes_through_the_folds_of_the_networks(
+    run: Path, bids: Path, store: LesionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same people tested and the same lesions, thresholds of validation people, folds kept when stopped; and it can be compared."""
+    chosen = Classify(method="radiomics_forest", settings={"trees": 20, "leaf": 1}, folds=3, validation=0.4)
+    original, seen = classification.best_threshold, []
+
+    def threshold(probability: np.ndarray, truth: Sequence[int]) -> float:
+        if len(seen) == 1:
+            seen.append(0)
+            raise KeyboardInterrupt
+        seen.append(len(probability))
+        return original(probability, truth)
+
+    monkeypatch.setattr(classification, "best_threshold", threshold)
+    out = tmp_path / "forest"
+    with pytest.raises(KeyboardInterrupt):
+        experiment.classify_train(store, out, chosen=chosen)
+    experiment.classify_train(store, out, chosen=chosen)
+    folds = [read_json(out / f"fold-{number}" / "fold.json")["people"] for number in (1, 2, 3)]
+    assert folds == [read_json(run / f"fold-{number}" / "fold.json")["people"] for number in (1, 2, 3)]
+    watched = [sum(lesion.person in fold["validation"] for lesion in store.graded) for fold in folds]
+    assert seen == [watched[0], 0, *watched[1:]]  # the first fold was not fitted again
+    rows, others = read_tsv(out / "predictions.tsv"), read_tsv(run / "predictions.tsv")
+    assert [(row["lesion"], row["fold"]) for row in rows] == [(row["lesion"], row["fold"]) for row in others]
+    rim = {grade: np.mean([float(row["probability"]) for row in rows if row["grade"] == grade]) for grade in "01"}
+    assert rim["1"] > rim["0"] + 0.3  # a rim of 250 ppb in noise of 25
+    assert "difference" in experiment.classify_evaluate(out, tmp_path / "scores", against=run, lesions=store.root)
+    with pytest.raises(CheckpointError, match="saves no model for new patients"):
+        experiment.classify_predict(out, bids, tmp_path / "no", workers=1)
+    with pytest.raises(SettingsError, match="training means nothing to it"):
+        experiment.classify_train(
+            store, tmp_path / "no", chosen=Classify(method="radiomics_forest", training=Training())
+        )
+    with pytest.raises(SettingsError, match="did you mean 'trees'"):
+        experiment.classify_train(
+            store, tmp_path / "no", chosen=Classify(method="radiomics_forest", settings={"tree": 1})
+        )
 
 
 def test_what_cannot_be_trained(bids: Path, store: LesionStore, tmp_path: Path) -> None:
@@ -372,6 +419,42 @@ def test_two_classifiers_on_the_same_lesions(tmp_path: Path) -> None:
         experiment.classify_evaluate(unknown, tmp_path / "no")
 
 
+def shifted(path: Path, out: Path, **changes: str) -> Path:
+    """The same table with other texts in every row."""
+    rows = [row | changes for row in read_tsv(path)]
+    out.parent.mkdir()
+    write_tsv(out, rows, list(rows[0]))
+    return out
+
+
+def test_grades_of_lesions_cut_from_other_masks_are_refused(run: Path, store: LesionStore, tmp_path: Path) -> None:
+    """Names are numbers within a mask: the third lesion of another mask is another lesion."""
+    predicted = run / "predictions.tsv"
+    moved = shifted(predicted, tmp_path / "moved" / "predictions.tsv", x="99.0")
+    with pytest.raises(CohortError, match=r"_lesion-001 is another lesion than in .* cut from other masks"):
+        experiment.classify_evaluate(moved, tmp_path / "no", lesions=store.root)
+    with pytest.raises(CohortError, match="is another lesion in the other table"):
+        experiment.classify_evaluate(predicted, tmp_path / "no", against=moved)
+    assert experiment.classify_evaluate(predicted, tmp_path / "yes", lesions=store.root)["lesion"]["pr_auc"]["value"]
+
+
+def test_tables_of_others_are_scored_and_drawn(tmp_path: Path) -> None:
+    """Neither called nor positions, grades that nobody knows, folds by letter; but no threshold outside [0, 1]."""
+    rows = [
+        {"lesion": f"l{n}", "person": f"p{n}", "fold": "ab"[n % 2], "grade": g, "probability": c, "threshold": 0.5}
+        for n, (g, c) in enumerate([(1, 0.9), (0, 0.2), (0, 0.7), (1, 0.6), (None, 0.4)])
+    ]
+    write_tsv(tmp_path / "predictions.tsv", rows, list(rows[0]))
+    found = experiment.classify_evaluate(tmp_path, tmp_path / "scores")
+    assert found["lesion"]["roc_auc"]["value"] == 0.75
+    assert list(read_json(tmp_path / "scores" / "scores.json")["folds"]["each"]) == ["a", "b"]
+    assert "5 lesions" in (tmp_path / "scores" / "classify.html").read_text(encoding="utf-8")
+    for threshold in ("nan", "1.5"):
+        odd = shifted(tmp_path / "predictions.tsv", tmp_path / threshold / "predictions.tsv", threshold=threshold)
+        with pytest.raises(CohortError, match=r"threshold \(in \[0, 1\]\)"):
+            experiment.classify_evaluate(odd, tmp_path / "no")
+
+
 # --- new patients ----------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +476,10 @@ def test_new_patients_get_each_lesion_coloured_on_their_own_grid(run: Path, tmp_
     assert "data:image/png" in (tmp_path / "out" / "classify.html").read_text(encoding="utf-8")
     scored = experiment.classify_evaluate(tmp_path / "out", tmp_path / "scores", lesions=graded(data, tmp_path))
     assert scored["lesion"]["sensitivity"]["value"] is not None
+    page = (tmp_path / "scores" / "classify.html").read_text(encoding="utf-8")
+    words = re.findall(r"sub-01_lesion-00\d: [\d.]+, ([^;\"]+)", page)
+    assert sorted(words) == ["Rim+", "Rim−", "grade unknown"]
+    assert words[-1] == "grade unknown"  # sorted by the grades that were scored, which the table lacks
 
 
 def graded(data: Path, home: Path) -> Path:
@@ -419,6 +506,59 @@ def test_masks_of_a_folder_of_predictions(run: Path, tmp_path: Path) -> None:
         experiment.classify_predict(run, data, tmp_path / "no", masks=tmp_path / "out" / "nowhere", workers=1)
     with pytest.raises(CheckpointError, match=r"no classify\.json"):
         experiment.classify_predict(tmp_path, data, tmp_path / "no", workers=1)
+
+
+def test_units_of_new_patients_are_their_own(run: Path, bids: Path, tmp_path: Path) -> None:
+    """A classifier of ppb, cut with qsm_units=ppb, reads a folder in ppm."""
+    trained = shutil.copytree(run, tmp_path / "run")
+    about = read_json(trained / "classify.json")
+    write_json(trained / "classify.json", about | {"extraction": about["extraction"] | {"qsm_units": "ppb"}})
+    data = write_people(tmp_path / "new", RIMS[:1])
+    path = next(data.rglob("*_Chimap.nii.gz"))
+    write(path, nib.load(path).get_fdata(dtype=np.float32) / 1000)
+    ppm = experiment.classify_predict(trained, data, tmp_path / "out", page=False, workers=1)
+    ppb = experiment.classify_predict(run, bids, tmp_path / "ppb", people=["01"], page=False, workers=1)
+    one, other = (np.asarray(nib.load(found["files"]["sub-01"]).dataobj) for found in (ppm, ppb))
+    np.testing.assert_allclose(one, other, atol=1e-3)
+    with pytest.raises(SettingsError, match="qsm_units"):
+        experiment.classify_predict(run, data, tmp_path / "no", qsm_units="ppt", workers=1)
+
+
+def test_an_exam_without_a_predicted_mask_is_named_and_left_out(bids: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = bids / "derivatives" / "truth" / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
+    exams = read_exams(bids, masks={"sub-01": mask}, people=["01", "02"])
+    assert [exam.case.name for exam in exams] == ["sub-01"]
+    assert "sub-02: left out; it has no a lesion mask" in capsys.readouterr().err
+
+
+def test_grades_are_tables_or_maps_and_given_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_people(tmp_path / "bids", [[1], [0]])
+    (tmp_path / "grades.csv").write_text("participant_id,id,rim\n")
+    with pytest.raises(CohortError, match=r"grades\.csv: neither a table of grades \(\.tsv"):
+        read_exams(data, grades=tmp_path / "grades.csv")
+    rows = [{"participant_id": name, "id": 1, "rim": 1} for name in ("sub-01", "2")]
+    write_tsv(tmp_path / "grades.tsv", rows, list(rows[0]))
+    assert len(read_exams(data, grades=tmp_path / "grades.tsv")) == 2
+    assert "1 rows are of nobody here, first '2'" in capsys.readouterr().err
+    first = data / "derivatives" / "truth" / "sub-01" / "anat" / "sub-01_desc-instances_dseg.tsv"
+    second = data / "derivatives" / "other" / first.name
+    second.parent.mkdir()
+    shutil.copy(first, second)
+    with pytest.raises(CohortError, match="sub-01: is graded twice"):
+        read_exams(data)
+
+
+def test_the_class_of_a_masks_name_is_lesion_and_its_rim_with_it(tmp_path: Path) -> None:
+    data = write_people(tmp_path / "bids", [[1]])
+    table = data / "derivatives" / "truth" / "label-lesion_dseg.tsv"
+    rows = [{"index": 1, "name": "lesion"}, {"index": 2, "name": "rim"}, {"index": 3, "name": "hole"}]
+    write_tsv(table, rows, ["index", "name"])
+    (exam,) = read_exams(data)
+    assert (exam.labels, exam.classes) == ({"lesion": 1, "rim": 2, "hole": 3}, ("lesion", "rim"))
+    predicted = write(tmp_path / "masks" / "sub-01_dseg.nii.gz", np.zeros((24, 24, 24), np.uint8))
+    write_json(predicted.with_name("sub-01_dseg.json"), {"Labels": {"core": 2}})
+    (exam,) = read_exams(data, masks=tmp_path / "masks")
+    assert (exam.labels, exam.classes) == ({"core": 2}, ())
 
 
 def test_tables_hold_plain_numbers(run: Path) -> None:

@@ -20,6 +20,7 @@ from oligovox.errors import CohortError, GeometryError, ImageError, InputError, 
 from oligovox.files import read_json, read_tsv, write_tsv
 from oligovox.prepare import lesions as module
 from oligovox.prepare.geometry import read_volume
+from oligovox.prepare.lesion_grades import Graded, GradeRule, grades_of, read_grades, unclaimed
 from oligovox.prepare.lesion_masks import LesionRule, dilated, find_lesions, kept_lesions, radius_steps
 from oligovox.prepare.lesion_store import LesionPlan, LesionStore
 from oligovox.prepare.lesions import Exam, extract_lesions
@@ -254,6 +255,63 @@ def test_grades_of_maps(tmp_path: Path) -> None:
     assert by_place(extract(replace(exam, grades=table), out=tmp_path / "b")) == [(-1, True), (1, False), (-1, False)]
 
 
+def test_a_confluent_lesion_has_a_rim_where_a_smaller_part_has_one() -> None:
+    """Component 1 is most of number 5 and all of 3; component 2 is the rest of 5."""
+    numbers, instances = np.zeros((2, 12, 1, 1), np.int32)
+    numbers[:7], numbers[8:10] = 1, 2
+    instances[:4], instances[4:7], instances[8:10] = 5, 3, 5
+    rows = [Graded(5, None, 0, False), Graded(3, None, 1, False), Graded(9, None, 1, False)]
+    grades = grades_of(rows, numbers, np.eye(4), instances, GradeRule())
+    assert grades.grade.tolist() == [1, 0]
+    assert grades.unmatched == 1
+
+
+def test_what_nobody_drew_is_unknown_in_a_map_too_and_what_the_mask_lacks_is_counted(tmp_path: Path) -> None:
+    exam = make_exam(tmp_path)
+    rims = read_volume(exam.case.label).array.astype(np.uint8)
+    rims[tuple(slice(c, c + 3) for c in CORNERS[1])] = 0
+    rims[20, 20, 3] = 2  # the speck, which is too small to be kept
+    rims[20:22, 20:22, 20] = 2  # a rim where the mask has nothing
+    store = extract(replace(exam, grades=write(tmp_path / "rims.nii.gz", rims)), out=tmp_path / "a")
+    assert [grade for grade, _ in by_place(store)] == [0, -1, 0]
+    assert store.missed_rims == 2
+    rows = [{"id": n, "x_mm": x, "y_mm": 0, "z_mm": 0, "rim": g} for n, x, g in ((1, 99, 1), (2, 90, 0), (3, 80, "1?"))]
+    write_tsv(exam.grades, rows, list(rows[0]))
+    assert extract(exam, out=tmp_path / "b").missed_rims == 1
+
+
+def test_rows_of_other_spellings_are_named_and_sessions_matched_where_both_have_one(tmp_path: Path) -> None:
+    table = tmp_path / "grades.tsv"
+
+    def write_rows(*whose: tuple[str, str]) -> None:
+        rows = [{"participant_id": p, "session": s, "id": n, "rim": 1} for n, (p, s) in enumerate(whose)]
+        write_tsv(table, rows, list(rows[0]))
+
+    write_rows(("sub-01", "ses-a"), ("1", "a"), ("02", "b"))
+    assert [row.number for row in read_grades(table, "01", "")] == [0]
+    assert [row.number for row in read_grades(table, "02", "a")] == []
+    assert unclaimed(table, {("01", ""), ("02", "a")}) == ["1, a", "02, b"]
+    write_rows(("1", ""), ("2", ""))
+    with pytest.raises(LabelError, match=r"2 rows are of nobody here \(first '1'; here is '01'\)"):
+        unclaimed(table, {("01", ""), ("02", "")})
+    write_rows(("01", "a"), ("01", "b"))
+    with pytest.raises(LabelError, match=r"2 visits \(a, b\), but the exam has no session"):
+        read_grades(table, "01", "")
+
+
+def test_classes_that_are_lesion_and_values_that_are_none(tmp_path: Path) -> None:
+    exam = make_exam(tmp_path)
+    mask = read_volume(exam.case.label).array.astype(np.uint8)
+    mask[tuple(slice(c, c + 3) for c in CORNERS[1])] = 2
+    write(exam.case.label, mask)
+    both = replace(exam, labels={"lesion": 1, "rim": 2}, classes=("lesion", "rim"))
+    assert len(extract(both, out=tmp_path / "a")) == 3
+    assert len(extract(replace(both, classes=()), out=tmp_path / "a")) == 3
+    assert len(extract(replace(both, labels={"lesion": 1, "hole": 2}), out=tmp_path / "a")) == 2
+    with pytest.raises(LabelError, match=r"has the values 2; expected 0 = background, 1 = lesion"):
+        extract(exam, out=tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     ("columns", "row", "message"),
     [
@@ -425,6 +483,16 @@ def test_a_changed_file_is_cut_again(tmp_path: Path) -> None:
     assert after.content != before.content
     assert [lesion.grade for lesion in after.of(["02"])].count(0) == 1
     assert (tmp_path / "lesions" / "cases" / "sub-01" / "case.json").stat().st_mtime_ns == untouched
+
+
+def test_a_mended_sidecar_counts(tmp_path: Path) -> None:
+    exam = make_exam(tmp_path)
+    before = extract(exam, out=tmp_path / "lesions")
+    for path in exam.case.images.values():
+        sidecar(path, Simulated=True)
+    after = extract(exam, out=tmp_path / "lesions")
+    assert (before.simulated, after.simulated) == (False, True)
+    assert after.content != before.content
 
 
 def test_a_damaged_array_is_named(tmp_path: Path) -> None:

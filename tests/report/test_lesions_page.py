@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.image import imread
 
 from oligovox.report.lesion_figures import LesionView, lesions_png
-from oligovox.report.lesions import write_lesion_page
+from oligovox.report.lesions import _sentence, write_lesion_page
 
-ROW = {"lesion": "sub-01_lesion-001", "person": "<b>01", "grade": "1", "probability": "0.125", "called": "0",
-       "x": "-8.2", "y": "4", "z": "12", "volume_mm3": "143"}  # fmt: skip
+ROW = {"lesion": "sub-01_lesion-001", "person": "<b>01", "grade": 1, "probability": 0.125, "called": 0,
+       "x": -8.2, "y": 4.0, "z": 12.0, "volume_mm3": None}  # fmt: skip
 
 
 def view(saliency: bool = True) -> LesionView:
@@ -29,7 +29,7 @@ def test_a_page_without_grades_has_lesions_and_no_scores(tmp_path: Path) -> None
         title="New <patient>",
         views=[view()],
         order="Sorted.",
-        rows=[ROW, ROW | {"grade": "-1"}],
+        rows=[ROW, ROW | {"grade": -1}],
         simulated=True,
     )
     page = path.read_text(encoding="utf-8")
@@ -44,6 +44,14 @@ def test_a_page_without_grades_has_lesions_and_no_scores(tmp_path: Path) -> None
     assert "hidden cube by cube" in page
     alone = write_lesion_page(tmp_path / "b.html", title="", views=[view(saliency=False)], order="", rows=[ROW])
     assert "hidden cube by cube" not in alone.read_text(encoding="utf-8")
+
+
+def test_the_page_says_how_many_rims_are_in_no_score() -> None:
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    scores = {"lesions": 3, "people": 2, "rim_plus": 1, "ungraded": 0, "missed_rims": 2,
+              "scores": {"lesion": {"pr_auc": estimate, "roc_auc": estimate}}}  # fmt: skip
+    assert "2 Rim+ lesions of the grades in no score" in _sentence(scores)
+    assert "no score" not in _sentence(scores | {"missed_rims": None})
 
 
 def test_the_picture_shows_right_on_the_left_and_is_the_same_each_time() -> None:

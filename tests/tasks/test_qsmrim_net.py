@@ -108,6 +108,18 @@ def test_running_means_follow_the_logarithms() -> None:
     torch.testing.assert_close(head.mean, torch.lerp(before, compressed(rows[100]).mean(0), 0.01))
 
 
+def test_numbers_that_differ_little_weigh_as_much_as_others() -> None:
+    """QSM runs from 0 to 1: its variance in a lesion is a hundredth, give or take a thousandth."""
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(0.01, 0.001, (20, 16, 60))).float()
+    method = _method()
+    head = method.network.head
+    for batch in rows:
+        method.after_step(Losses({}, carry={"radiomic": batch}), CLOCK)
+    known = (compressed(rows.flatten(0, 1)) - head.mean) / head.deviation
+    torch.testing.assert_close(known.std(0), torch.ones(60), rtol=0.02, atol=0)
+
+
 def test_widths_of_the_paper_and_fusion_as_a_setting() -> None:
     with torch.device("meta"):
         method = QSMRimNet(ResNet18(("QSM", "FLAIR"), ResNetSettings()), Settings())

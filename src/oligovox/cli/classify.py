@@ -49,7 +49,8 @@ def train(
     lesions: Annotated[Path, typer.Argument(help="Lesion store with grades.")],
     out: Out,
     method: Annotated[
-        str | None, typer.Option(help="A classifier of `oligovox methods`; default: lesion_classification.")
+        str | None,
+        typer.Option(help="A classifier of `oligovox methods`, or radiomics_forest; default: lesion_classification."),
     ] = None,
     pretext: Annotated[
         str | None, typer.Option(help="Self-supervised start, made anew in each fold; default: from scratch.")
@@ -99,6 +100,9 @@ def predict(
     ] = None,
     mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
     people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    qsm_units: Annotated[
+        str, typer.Option(help="Of the QSM files: ppb, ppm, or auto: by the sidecar, else by the values.")
+    ] = "auto",
     page: Annotated[bool, typer.Option(help="Also draw classify.html.")] = True,
     workers: Workers = 2,
     json: Json = False,
@@ -110,7 +114,8 @@ def predict(
         raise SettingsError("--segment predicts the masks that --masks gives; choose one of them")
     result = experiment.classify_predict(
         run, data, out,
-        segmenter=segment, masks=masks, mask=mask, people=words(people), page=page, workers=workers, show=bar,
+        segmenter=segment, masks=masks, mask=mask, people=words(people), qsm_units=qsm_units, page=page, workers=workers,
+        show=bar,
     )  # fmt: skip
     if not json:
         del result["files"]

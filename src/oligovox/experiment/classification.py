@@ -2,10 +2,10 @@
 
     RUN/classify.json            settings, folds, hash of the lesion store; finished or not
     RUN/fold-1/pretrain/         a run folder, where there is a start (RUN/pretrain/ for a transductive one)
-    RUN/fold-1/train/            a run folder; train/model is the checkpoint with the highest validation PR-AUC
+    RUN/fold-1/train/            a run folder; train/model is the checkpoint with the highest validation PR-AUC; none of a forest
     RUN/fold-1/fold.json         threshold and validation scores
     RUN/fold-1/predictions.tsv   the tested people's lesions
-    RUN/predictions.tsv          those of all folds: out of fold, every lesion once
+    RUN/predictions.tsv          those of all folds: out of fold, once every lesion of people with a graded one (nobody else is in a fold)
 
 Everything resumes: a fold that has its fold.json is done, one that has not goes on from its last checkpoint.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from oligovox.errors import CheckpointError, OutputError
 from oligovox.experiment.classification_recipe import Classify, plan_folds, pretrained_on, with_counts
 from oligovox.experiment.classification_scores import score_run
 from oligovox.experiment.cohorts import Show, quiet
+from oligovox.experiment.radiomics_forest import FOREST, ForestSettings, RadiomicsForest, lesion_rows
 from oligovox.experiment.training import build_encoder, build_method, load_network, load_start, resolved
 from oligovox.files import check_writable, read_json, read_tsv, sweep, write_json, write_tsv
 from oligovox.infer.lesions import predict_lesions
@@ -43,6 +45,7 @@ from oligovox.metrics.protocols.prl import best_threshold, score_lesions
 from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
 from oligovox.sample.lesions import LesionSource
 from oligovox.sample.turns import Turns, turned
+from oligovox.settings import parse
 
 FORMAT = 1
 PREDICTIONS = (
@@ -52,6 +55,7 @@ PREDICTIONS = (
 """Columns of predictions.tsv."""
 
 _BEST_BY = "pr_auc"
+_Answer = Callable[[Sequence[StoredLesion]], NDArray[np.float64]]
 
 
 def classify_train(
@@ -130,7 +134,7 @@ class _Run:
         if table.is_file():
             before = read_json(table)
             plain = {key: _plain(value) for key, value in about.items()}
-            for key in ("settings", "lesions", "extraction", "folds"):
+            for key in ("format", "settings", "lesions", "extraction", "folds"):
                 if before.get(key) != plain[key]:
                     raise CheckpointError(
                         f"{table}: the run in it has other {key}; use the same to go on, or another output folder to start anew"
@@ -145,11 +149,43 @@ class _Run:
 
     def fold(self, number: int, fold: Fold) -> list[dict[str, Any]]:
         """The rows of one fold, made or read."""
-        home, chosen = self.out / f"fold-{number}", self.chosen
+        home = self.out / f"fold-{number}"
         if (home / "fold.json").is_file():
             return [dict(row) for row in read_tsv(home / "predictions.tsv")]
         train = [lesion for lesion in self.store.of(fold.train) if lesion.grade >= 0]
         watched = [lesion for lesion in self.store.of(fold.validation) if lesion.grade >= 0]
+        answer = self._forest(train) if self.chosen.method == FOREST else self._network(home, fold, train, watched)
+        threshold = best_threshold(answer(watched), [lesion.grade for lesion in watched])
+        test = self.store.of(fold.test)
+        rows = prediction_rows(test, answer(test), np.full(len(test), threshold), number)
+        write_tsv(home / "predictions.tsv", rows, PREDICTIONS)
+        write_json(home / "fold.json", {"threshold": threshold, "people": asdict(fold)})
+        return rows
+
+    def _forest(self, train: Sequence[StoredLesion]) -> _Answer:
+        """What a forest, fitted on these lesions, says of others."""
+        forest = RadiomicsForest(self._forest_settings)
+        forest.fit(self._measured(train), [lesion.grade for lesion in train])
+        return lambda lesions: forest.predict(self._measured(lesions))
+
+    def _measured(self, lesions: Sequence[StoredLesion]) -> NDArray[np.float64]:
+        """(n, 60), each lesion measured once."""
+        return np.array([self._radiomics[lesion.name] for lesion in lesions])
+
+    @cached_property
+    def _forest_settings(self) -> ForestSettings:
+        return parse(ForestSettings, self.chosen.settings, f"settings of {FOREST}")
+
+    @cached_property
+    def _radiomics(self) -> dict[str, NDArray[np.float64]]:
+        rows = lesion_rows(self.store.lesions, self.store.plan, self._forest_settings.bin_ppb)
+        return {lesion.name: row for lesion, row in zip(self.store.lesions, rows, strict=True)}
+
+    def _network(
+        self, home: Path, fold: Fold, train: Sequence[StoredLesion], watched: Sequence[StoredLesion]
+    ) -> _Answer:
+        """What the network of a fold, trained or read, says of lesions."""
+        chosen = self.chosen
         truth, people = [lesion.grade for lesion in watched], [lesion.person for lesion in watched]
 
         def validate(method: AnyMethod) -> Mapping[str, float]:
@@ -168,11 +204,7 @@ class _Run:
         )  # fmt: skip
         model = self._trained(stage, source, home / "train", sorted(seen), start, validate)
         network = load_network(model)[0]
-        threshold, test = best_threshold(self._predict(network, watched), truth), self.store.of(fold.test)
-        rows = prediction_rows(test, self._predict(network, test), np.full(len(test), threshold), number)
-        write_tsv(home / "predictions.tsv", rows, PREDICTIONS)
-        write_json(home / "fold.json", {"threshold": threshold, "people": asdict(fold)})
-        return rows
+        return lambda lesions: self._predict(network, lesions)
 
     def _pretrained(self, home: Path, fold: Fold) -> Path | None:
         """The start of a fold; None where there is none."""

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from oligovox.experiment.training import load_network
-from oligovox.files import read_json, read_tsv
+from oligovox.files import read_json
 from oligovox.infer.lesions import occlusion
 from oligovox.prepare.lesion_store import LesionStore, StoredLesion
 from oligovox.report.lesion_figures import LesionView
@@ -24,14 +24,23 @@ _CUBE_MM = 6.0  # side of what is hidden at once: wider than a rim, narrower tha
 _NEUTRAL = (0.5,)  # 0 ppb; FLAIR is not hidden
 
 
-def draw_page(content: Mapping[str, Any], table: Path, out: Path, store: LesionStore | None) -> Path:
-    """The page of scored predictions; pictures where the lesion store is known."""
-    rows = sorted(read_tsv(table), key=_agreement)
-    classify = table.parent / "classify.json"
+def draw_page(
+    content: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], run: Path, out: Path, store: LesionStore | None
+) -> Path:
+    """The page of scored predictions; pictures where the lesion store is known.
+
+    Args:
+        content: of scores.json.
+        rows: all lesions with the grades that were scored.
+        run: folder of the predictions.
+        out: folder to write.
+        store: has the patches.
+    """
+    rows = sorted(rows, key=_agreement)
+    classify = run / "classify.json"
     about = read_json(classify) if classify.is_file() else {}
     models = {
-        str(number): table.parent / f"fold-{number}" / "train" / "model"
-        for number in range(1, len(about.get("folds", ())) + 1)
+        str(number): run / f"fold-{number}" / "train" / "model" for number in range(1, len(about.get("folds", ())) + 1)
     }
     method = about.get("settings", {}).get("method", "")
     warnings = (
@@ -53,7 +62,7 @@ def draw_page(content: Mapping[str, Any], table: Path, out: Path, store: LesionS
 
 
 def lesion_views(
-    rows: Sequence[Mapping[str, str]],
+    rows: Sequence[Mapping[str, Any]],
     store: LesionStore,
     models: Mapping[str, Path],
     patch: int | None,
@@ -72,7 +81,7 @@ def lesion_views(
     networks: dict[Path, nn.Module] = {}
     views = []
     for place, row in enumerate([row for row in rows if row["lesion"] in known][:SHOWN]):
-        lesion, model = store.named(row["lesion"]), models.get(row.get("fold", "") or "1")
+        lesion, model = store.named(row["lesion"]), models.get(str(row["fold"] or "1"))
         saliency = None
         if place < explained and patch and model is not None and (model / "model.json").is_file():
             network = networks.setdefault(model, load_network(model)[0])
@@ -90,13 +99,13 @@ def _rests_on(network: nn.Module, lesion: StoredLesion, patch: int, spacing: flo
     return np.pad(inner, (stored - patch) // 2)
 
 
-def _view(lesion: StoredLesion, row: Mapping[str, str], saliency: np.ndarray | None) -> LesionView:
+def _view(lesion: StoredLesion, row: Mapping[str, Any], saliency: np.ndarray | None) -> LesionView:
     seen, image = lesion.seen(), lesion.image()
     middle = seen.shape[2] // 2
-    grade = {1: "Rim+", 0: "Rim−", -1: "grade unknown"}[lesion.grade]
+    grade = {1: "Rim+", 0: "Rim−", -1: "grade unknown"}[row["grade"]]
     return LesionView(
         name=lesion.name,
-        words=f"{lesion.name}: {float(row['probability']):.2f}, {grade}{'?' if lesion.uncertain and lesion.grade >= 0 else ''}",
+        words=f"{lesion.name}: {row['probability']:.2f}, {grade}{'?' if lesion.uncertain and row['grade'] >= 0 else ''}",
         qsm=image[0, :, :, middle].astype(np.float32),
         flair=image[1, :, :, middle].astype(np.float32),
         seen=np.asarray(seen[:, :, middle]),
@@ -104,7 +113,6 @@ def _view(lesion: StoredLesion, row: Mapping[str, str], saliency: np.ndarray | N
     )
 
 
-def _agreement(row: Mapping[str, str]) -> tuple[float, str]:
+def _agreement(row: Mapping[str, Any]) -> tuple[float, str]:
     """Sort key: the largest difference of grade and probability first; lesions of unknown grade last."""
-    grade = int(row["grade"] or -1)
-    return (-abs(grade - float(row["probability"])) if grade >= 0 else 1.0, row["lesion"])
+    return (-abs(row["grade"] - row["probability"]) if row["grade"] >= 0 else 1.0, row["lesion"])

@@ -29,6 +29,7 @@ from oligovox.experiment.classification import PREDICTIONS, prediction_rows
 from oligovox.experiment.classification_page import lesion_views
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.lesion_cohorts import AUTO, read_exams
+from oligovox.experiment.radiomics_forest import FOREST
 from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import predict
 from oligovox.files import atomic_file, check_writable, read_json, write_json, write_tsv
@@ -50,6 +51,7 @@ def classify_predict(
     masks: Path | str | None = None,
     mask: str = "lesion",
     people: Sequence[str] = (),
+    qsm_units: str = "auto",
     page: bool = True,
     workers: int = 2,
     hardware: Hardware | None = None,
@@ -65,6 +67,7 @@ def classify_predict(
         masks: folder of predicted masks; without both: the masks of `data`.
         mask: name of the lesion masks in the derivatives of `data`.
         people: only these; empty: everyone.
+        qsm_units: of these exams' QSM, whatever those of the training had: auto (by the sidecar, else by the values), ppb or ppm.
         page: also draw classify.html.
         workers: processes that prepare and cut.
         hardware: device, precision, threads; None: what there is.
@@ -80,13 +83,13 @@ def classify_predict(
     """
     run, data, out = Path(run), Path(data), Path(out)
     about, models = _finished(run)
+    plan = parse(LesionPlan, about["extraction"] | {"qsm_units": qsm_units}, f"{run}: extraction")
     check_writable(out)
     given: Path | dict[str, Path] | None = Path(masks) if masks else None
     if segmenter:
         made = predict(segmenter, data, out / "segmentation", people=people, workers=workers, show=show)
         given = {name: Path(path) for name, path in made["files"].items()}
     exams = read_exams(data, masks=given, mask=mask, grades=AUTO, people=people)
-    plan = parse(LesionPlan, about["extraction"], f"{run}: extraction")
     store = extract_lesions(exams, plan, out / "lesions", workers=workers, progress=show("extract"), empty_ok=True)
     probability = _probability(models, store, int(about["settings"]["patch"]), Runtime(hardware))
     threshold = float(np.mean([read_json(model.parents[1] / "fold.json")["threshold"] for model in models]))
@@ -122,6 +125,10 @@ def _finished(run: Path) -> tuple[dict[str, Any], list[Path]]:
     if not about.get("finished"):
         raise CheckpointError(
             f"{run}: training was not finished; run the same `oligovox classify train` again, it goes on"
+        )
+    if about["settings"]["method"] == FOREST:
+        raise CheckpointError(
+            f"{run}: a run of {FOREST}, which saves no model for new patients; give a run of a network, such as lesion_classification"
         )
     return about, [run / f"fold-{number}" / "train" / "model" for number in range(1, len(about["folds"]) + 1)]
 
@@ -175,10 +182,7 @@ def _write(out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str,
 
 
 def _page(out: Path, store: LesionStore, rows: Sequence[Mapping[str, Any]], models: Sequence[Path], patch: int) -> Path:
-    ordered = sorted(
-        ({key: "" if value is None else str(value) for key, value in row.items()} for row in rows),
-        key=lambda row: (-float(row["probability"]), row["lesion"]),
-    )
+    ordered = sorted(rows, key=lambda row: (-row["probability"], row["lesion"]))
     return write_lesion_page(
         out / "classify.html",
         title="Lesions by probability of a rim",

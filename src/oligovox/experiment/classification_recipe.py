@@ -10,14 +10,15 @@ from pydantic import Field, model_validator
 from oligovox import catalogue
 from oligovox.cohort.folds import Fold, draw_folds
 from oligovox.engine.fit import Training
-from oligovox.errors import LabelError
+from oligovox.errors import LabelError, SettingsError
+from oligovox.experiment.radiomics_forest import FOREST, ForestSettings
 from oligovox.experiment.recipe import NetworkChoice, Positive, Stage
 from oligovox.experiment.training import check
 from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
 from oligovox.prepare.store import Plan
 from oligovox.sample.lesions import check_patch
 from oligovox.sample.turns import Turns
-from oligovox.settings import Settings
+from oligovox.settings import Settings, parse
 
 
 class PretrainLesions(Settings):
@@ -37,7 +38,10 @@ class PretrainLesions(Settings):
 class Classify(Settings):
     """Cross-validated classification of lesions. Steps, rate, decay and batch are those of the paper, an epoch being about 100 steps."""
 
-    method: str = Field("lesion_classification", description="a classifier of `oligovox methods`")
+    method: str = Field(
+        "lesion_classification",
+        description="a classifier of `oligovox methods`; or radiomics_forest, a random forest without a network",
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict,
         description="settings of the method's own file; `counts`, where it has them, are those of each fold",
@@ -79,11 +83,10 @@ def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
         raise LabelError(
             f"{store.root}: no lesion has a grade; extract again with grades (see docs/how-to/classify-lesions.md)"
         )
-    check_patch(store.lesions[0], chosen.patch)
-    stage, plan = Stage(patch=(chosen.patch,) * 3), Plan(modalities=SEQUENCES)
-    check(chosen.method, with_counts(chosen, store.graded), chosen.network, stage, plan)
-    if chosen.pretrain:
-        check(chosen.pretrain.method, chosen.pretrain.settings, chosen.network, stage, plan)
+    if chosen.method == FOREST:
+        _check_forest(chosen)
+    else:
+        _check_networks(store, chosen)
     folds = draw_folds(
         positives, folds=chosen.folds, validation=chosen.validation, seed=chosen.seed, labels=chosen.labels
     )
@@ -95,6 +98,24 @@ def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
                 f"fold {number} of {len(folds)} would learn from {only} lesions only; grade more people, or use fewer folds"
             )
     return folds
+
+
+def _check_networks(store: LesionStore, chosen: Classify) -> None:
+    check_patch(store.lesions[0], chosen.patch)
+    stage, plan = Stage(patch=(chosen.patch,) * 3), Plan(modalities=SEQUENCES)
+    check(chosen.method, with_counts(chosen, store.graded), chosen.network, stage, plan)
+    if chosen.pretrain:
+        check(chosen.pretrain.method, chosen.pretrain.settings, chosen.network, stage, plan)
+
+
+def _check_forest(chosen: Classify) -> None:
+    parse(ForestSettings, chosen.settings, f"settings of {FOREST}")
+    idle = {"network", "patch", "batch", "balanced", "turns", "training", "pretrain"} & chosen.model_fields_set
+    if idle:
+        raise SettingsError(
+            f"{FOREST} has no network and takes no steps, so {min(idle)} means nothing to it; leave it out "
+            f"(it has {', '.join(f'settings.{key}' for key in ForestSettings.model_fields)})"
+        )
 
 
 def with_counts(chosen: Classify, lesions: Sequence[StoredLesion]) -> dict[str, Any]:

@@ -28,8 +28,11 @@ from oligovox.prepare.lesion_store import LesionStore
 from oligovox.settings import parse
 
 SEED = 0
+PLACE = ("x", "y", "z", "volume_mm3")
 ACTING = tuple(np.round(np.arange(0.02, 0.99, 0.02), 2).tolist())
 """Threshold probabilities of the decision curve."""
+
+_APART = 0.1  # mm, mm³: tables round to a hundredth
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Scored:
         probability: (n,) of a rim.
         threshold: (n,) above which a lesion is called.
         fold: of each, '' where there is none.
-        unknown: lesions left out because nobody knows their grade.
+        place: (n, 4) x, y, z (mm, RAS) and volume (mm³); NaN where the table does not say.
+        rows: all lesions as the page has them, those of unknown grade (-1) too.
     """
 
     lesion: tuple[str, ...]
@@ -52,7 +56,8 @@ class Scored:
     probability: NDArray[np.float64]
     threshold: NDArray[np.float64]
     fold: tuple[str, ...]
-    unknown: int
+    place: NDArray[np.float64]
+    rows: tuple[Mapping[str, Any], ...]
 
 
 def classify_evaluate(
@@ -76,7 +81,7 @@ def classify_evaluate(
         "scores", "page" and the "lesion" scores; with `against` also the "difference".
 
     Raises:
-        CohortError: a table is missing or lacks a column, or the two are not about the same lesions.
+        CohortError: a table is missing or lacks a column, or tables and lesion store are not about the same lesions.
         LabelError: nobody's grade is known.
     """
     store = LesionStore.open(Path(lesions)) if lesions else None
@@ -110,31 +115,68 @@ def read_scored(table: Path, store: LesionStore | None) -> Scored:
     """The rows of known grade; grades come from the store where one is given.
 
     Raises:
-        CohortError: a column is missing or a value is no number.
+        CohortError: a column is missing, a value is no number, or the store's lesion of a name is another one: cut from other masks.
         LabelError: nobody's grade is known.
     """
-    rows = read_tsv(table)
-    grades = {lesion.name: lesion.grade for lesion in store.lesions} if store else {}
     try:
-        given = [(row, int(grades.get(row["lesion"], int(row["grade"] or -1)))) for row in rows]
-        kept = [(row, grade) for row, grade in given if grade >= 0]
-        if not kept:
-            raise LabelError(
-                f"{table}: none of {len(rows)} lesions has a grade; give the lesion store that has them (--lesions)"
-            )
-        return Scored(
-            lesion=tuple(row["lesion"] for row, _ in kept),
-            person=tuple(row["person"] for row, _ in kept),
-            truth=np.array([grade for _, grade in kept]),
-            probability=np.array([float(row["probability"]) for row, _ in kept]),
-            threshold=np.array([float(row["threshold"]) for row, _ in kept]),
-            fold=tuple(row.get("fold", "") for row, _ in kept),
-            unknown=len(rows) - len(kept),
-        )
+        rows = [_read(row) for row in read_tsv(table)]
     except (KeyError, ValueError) as error:
         raise CohortError(
-            f"{table}: not a table of predictions ({error!r}); expected lesion, person, grade, probability, threshold"
+            f"{table}: not a table of predictions ({error!r}); expected lesion, person, grade (1, 0, -1 or n/a), "
+            "probability and threshold (in [0, 1]), and x, y, z, volume_mm3 as numbers or n/a"
         ) from error
+    if store:
+        rows = _graded_by(store, rows, table)
+    kept = [row for row in rows if row["grade"] >= 0]
+    if not kept:
+        raise LabelError(
+            f"{table}: none of {len(rows)} lesions has a grade; give the lesion store that has them (--lesions)"
+        )
+    return Scored(
+        lesion=tuple(row["lesion"] for row in kept),
+        person=tuple(row["person"] for row in kept),
+        truth=np.array([row["grade"] for row in kept]),
+        probability=np.array([row["probability"] for row in kept]),
+        threshold=np.array([row["threshold"] for row in kept]),
+        fold=tuple(row["fold"] for row in kept),
+        place=np.array([[row[key] for key in PLACE] for row in kept], float),  # None: NaN
+        rows=tuple(rows),
+    )
+
+
+def _read(row: Mapping[str, str]) -> dict[str, Any]:
+    """One row in numbers; None where a position is not said, grade -1 where nobody knows it, called by the threshold."""
+    grade, probability, threshold = int(row["grade"] or -1), float(row["probability"]), float(row["threshold"])
+    if grade not in (1, 0, -1) or not (0 <= probability <= 1 and 0 <= threshold <= 1):
+        raise ValueError(f"grade {grade}, probability {probability}, threshold {threshold} of {row['lesion']}")
+    place = {key: float(text) if (text := row.get(key)) else None for key in PLACE}
+    return {
+        "lesion": row["lesion"], "person": row["person"], "fold": row.get("fold", ""), "grade": grade,
+        "probability": probability, "threshold": threshold, "called": int(probability > threshold), **place,
+    }  # fmt: skip
+
+
+def _graded_by(store: LesionStore, rows: Sequence[Mapping[str, Any]], table: Path) -> list[dict[str, Any]]:
+    """The rows with the store's grades; lesions that the store does not have keep theirs."""
+    known, graded = {lesion.name: lesion for lesion in store.lesions}, []
+    for row in rows:
+        grade = row["grade"]
+        if (lesion := known.get(row["lesion"])) is not None:
+            place = np.array([row[key] for key in PLACE], float)
+            if not (np.abs(place - (*lesion.position_mm, lesion.volume_mm3)) <= _APART).all():
+                raise CohortError(
+                    f"{table}: {lesion.name} is another lesion than in {store.root} (at {_at(place)}, there at "
+                    f"{_at((*lesion.position_mm, lesion.volume_mm3))}): the two were cut from other masks, or by other rules; "
+                    "extract a lesion store with grades from the masks that were classified (classify extract --masks)"
+                )
+            grade = lesion.grade
+        graded.append({**row, "grade": grade})
+    return graded
+
+
+def _at(place: Sequence[float] | NDArray[np.float64]) -> str:
+    x, y, z, volume = place
+    return f"{x:.1f}, {y:.1f}, {z:.1f} mm, {volume:.0f} mm³"
 
 
 def _write(
@@ -148,7 +190,8 @@ def _write(
         "lesions": len(scored.lesion),
         "people": len(set(scored.person)),
         "rim_plus": int(scored.truth.sum()),
-        "ungraded": scored.unknown,
+        "ungraded": len(scored.rows) - len(scored.lesion),
+        "missed_rims": store.missed_rims if store else None,
         "seed": SEED,
         "settings": settings.model_dump(mode="json"),
         "scores": {region: {m: e.as_row() for m, e in found.items()} for region, found in pooled.items()},
@@ -168,7 +211,7 @@ def _write(
     content["transductive"] = bool((about.get("settings", {}).get("pretrain") or {}).get("transductive"))
     write_tsv(out / "scores.tsv", rows, ("what", "region", "metric", "value", "low", "high", "resamples"))
     write_json(out / "scores.json", content)
-    page = draw_page(content, table, out, store)
+    page = draw_page(content, scored.rows, table.parent, out, store)
     found: dict[str, Any] = {"scores": str(out / "scores.json"), "page": str(page)}
     found |= {"lesion": {m: content["scores"]["lesion"][m] for m in MAIN}}
     return found | ({"difference": {m: content["difference"]["lesion"][m] for m in MAIN}} if other is not None else {})
@@ -198,7 +241,7 @@ def _rows(what: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict[s
 
 def _folds(scored: Scored, settings: Settings) -> dict[str, Any]:
     """Each fold by itself, and mean and standard deviation over them; a fold with one class only has no areas."""
-    names = sorted({fold for fold in scored.fold if fold}, key=int)
+    names = sorted({fold for fold in scored.fold if fold}, key=lambda name: (len(name), name))
     each: dict[str, dict[str, Any]] = {}
     for name in names:
         inside = np.array([fold == name for fold in scored.fold])
@@ -257,6 +300,12 @@ def _compared(scored: Scored, other: Scored, table: Path, settings: Settings) ->
     if (other.truth[order] != scored.truth).any():
         raise CohortError(
             f"{table}: the two tables give different grades for a lesion; compare runs of one lesion store"
+        )
+    apart = (np.abs(other.place[order] - scored.place) > _APART).any(axis=1)  # where both say where
+    if apart.any():
+        raise CohortError(
+            f"{table}: {scored.lesion[int(apart.argmax())]} is another lesion in the other table, of another place or volume; "
+            "compare runs of one lesion store"
         )
     return lesion_differences(
         scored.probability, other.probability[order], scored.truth, scored.person, settings,

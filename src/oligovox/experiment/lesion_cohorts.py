@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from oligovox.engine.log import say
 from oligovox.errors import CohortError
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.recipe import changed
-from oligovox.files import check_writable
+from oligovox.files import check_writable, read_json
+from oligovox.prepare.lesion_grades import unclaimed
 from oligovox.prepare.lesion_store import SEQUENCES, LesionPlan
 from oligovox.prepare.lesions import Exam, extract_lesions
+from oligovox.prepare.susceptibility import sidecar_of
 
 AUTO, NONE = "auto", "none"
+RIM = "rim"
+"""A class that is a part of lesions."""
 _TABLES = ("desc-instances_dseg.tsv", "desc-rims_dseg.nii.gz", "desc-rims_dseg.nii")
 
 
@@ -86,16 +90,11 @@ def read_exams(
     cohort = read_cohort(data, mask=None if masks is not None else mask)
     chosen = cohort.of(people) if people else cohort.cases
     given = (
-        {case.name: masks[case.name] if isinstance(masks, dict) else _mask_of(case, masks) for case in chosen}
+        {case.name: masks.get(case.name) if isinstance(masks, dict) else _mask_of(case, masks) for case in chosen}
         if masks
         else {}
     )
-    if isinstance(grades, Path) or grades not in (AUTO, NONE):
-        table: Path | None = Path(grades)
-        if table is not None and not table.is_file():
-            raise CohortError(f"{grades}: no such table of grades; give a .tsv, '{AUTO}' or '{NONE}'")
-    else:
-        table = None
+    table = _table(Path(grades), cohort.cases) if isinstance(grades, Path) or grades not in (AUTO, NONE) else None
     exams, lacking = [], {}
     for case in chosen:
         case = replace(case, label=given[case.name], sparse=False) if given else case
@@ -104,7 +103,9 @@ def read_exams(
             lacking[case.name] = missing
             continue
         beside = _beside(data, case) if grades == AUTO else None
-        exams.append(Exam(case, table or beside))
+        assert case.label is not None
+        labels = _labels(case.label, mask) if given else cohort.labels
+        exams.append(Exam(case, table or beside, labels, (mask, RIM) if mask in labels else ()))
     for name, missing in lacking.items():
         say(f"{name}: left out; it has no {', no '.join(missing)}")
     if not exams:
@@ -114,6 +115,26 @@ def read_exams(
             "name them by their sequence (BIDS: QSM is a _Chimap among the derivatives), or draw or predict the masks"
         )
     return exams
+
+
+def _table(grades: Path, cases: Sequence[Case]) -> Path:
+    """A table or map of grades; says which rows of a table are of nobody."""
+    if not grades.is_file():
+        raise CohortError(f"{grades}: no such table of grades; give a .tsv, '{AUTO}' or '{NONE}'")
+    if not grades.name.endswith((".tsv", ".nii", ".nii.gz")):
+        raise CohortError(
+            f"{grades}: neither a table of grades (.tsv, tab-separated) nor a label map (.nii, .nii.gz); save it as one of them"
+        )
+    if grades.suffix == ".tsv" and (alone := unclaimed(grades, {(case.subject, case.session) for case in cases})):
+        say(f"{grades}: {len(alone)} rows are of nobody here, first '{alone[0]}'; they grade nothing")
+    return grades
+
+
+def _labels(mask: Path, name: str) -> Mapping[str, int]:
+    """Class → value of a predicted mask, as the sidecar says; without it 1 is lesion."""
+    sidecar = sidecar_of(mask)
+    labels: Mapping[str, int] = read_json(sidecar).get("Labels") if sidecar.is_file() else {}
+    return labels or {name: 1}
 
 
 def _mask_of(case: Case, folder: Path) -> Path | None:
@@ -133,5 +154,9 @@ def _beside(data: Path, case: Case) -> Path | None:
     below = data.parent if data.is_file() else data
     for ending in _TABLES:
         if found := sorted((below / "derivatives").rglob(f"{case.name}_{ending}")):
+            if len(found) > 1:
+                raise CohortError(
+                    f"{case.name}: is graded twice, in {found[0]} and {found[1]}; keep one, or choose with --grades"
+                )
             return found[0]
     return None

@@ -1,5 +1,7 @@
 """Radiomics and a random forest: the classical answer to which lesions have a rim, without a network.
 
+`oligovox classify train --method radiomics_forest` fits one in each fold; folds, thresholds and tables are those of the networks.
+
 Source: APRL (Lou et al. 2021), a random forest on radiomic numbers of phase in the lesion, as the benchmark of PRL classifiers; forest: Breiman
     2001 (doi 10.1023/A:1010933404324), by scikit-learn.
 Deviates: QSM in place of phase; the sixty numbers of `prepare/radiomics.py`; classes weighed inversely to their frequency in each tree's own draw.
@@ -19,6 +21,9 @@ from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.prepare.radiomics import FEATURES, radiomics
 from oligovox.settings import Settings
 
+FOREST = "radiomics_forest"
+"""Its name among the classifiers; no method of the catalogue, for it has no gradient."""
+
 
 class ForestSettings(Settings):
     """Choices of the forest."""
@@ -26,6 +31,7 @@ class ForestSettings(Settings):
     trees: PositiveInt = Field(500, description="in the forest")
     leaf: PositiveInt = Field(3, description="fewest lesions in a leaf")
     seed: int = Field(0, ge=0, description="of every draw")
+    bin_ppb: float = Field(25.0, gt=0, description="width of grey levels of QSM, ppb")
 
 
 def lesion_rows(lesions: Sequence[StoredLesion], plan: LesionPlan, bin_ppb: float = 25.0) -> NDArray[np.float64]:

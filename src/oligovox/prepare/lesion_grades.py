@@ -4,8 +4,8 @@ Three ways to say it, each a file of one exam (the table may hold a whole cohort
 
 | file | a lesion gets |
 | --- | --- |
-| label map such as `desc-rims_dseg` | Rim+ where at least `rim_share` of its voxels have the value `rim_value`, else Rim− |
-| table with a numbered map beside it, as `oligovox simulate rim` writes them | the grade of the number it shares most voxels with |
+| label map such as `desc-rims_dseg` | Rim+ where at least `rim_share` of its voxels have the value `rim_value`, unknown where all are 0 (nobody drew it), else Rim− |
+| table with a numbered map beside it, as `oligovox simulate rim` writes them | the grades of the number it shares most voxels with, and of those that share most with it: confluent lesions have several |
 | table with positions (x, y, z in mm, RAS) | the grades of the rows whose nearest lesion it is, within `match_mm` |
 
 Columns are `rim` or `grade`, `id` (or lesion, number), `x_mm`, `y_mm`, `z_mm` (or x, y, z) and, if there is one, `uncertain`. A grade is 1, 0, rim+, rim-,
@@ -18,7 +18,7 @@ Source: the release of FRODO (arXiv 2606.16756; earlier scripts) takes '?' as Ri
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from oligovox.errors import LabelError
@@ -78,12 +79,14 @@ class Grades:
     Attributes:
         grade: (n,) 1 Rim+, 0 Rim−, -1 unknown.
         uncertain: (n,) whether somebody doubted.
-        unmatched: graded rows that no lesion was found for.
+        unmatched: graded rows, or parts of a map, that no lesion was found for.
+        missed: those of them that are Rim+.
     """
 
     grade: NDArray[np.int8]
     uncertain: NDArray[np.bool_]
     unmatched: int = 0
+    missed: int = 0
 
     @classmethod
     def none(cls, lesions: int) -> Grades:
@@ -92,25 +95,59 @@ class Grades:
 
 
 def read_grades(table: Path, subject: str, session: str = "") -> tuple[Graded, ...]:
-    """The rows of one exam; all rows where the table has no column for people.
+    """The rows of one exam; all rows where the table has no column for people. A row or exam without a session is of any.
 
     Raises:
         CohortError: the table cannot be read.
-        LabelError: no column of grades, neither numbers nor positions, or a grade that is none.
+        LabelError: no column of grades, neither numbers nor positions, a grade that is none, or several visits for one exam without a session.
     """
     rows = read_tsv(table)
-    columns = {key: next((n for n in names if rows and n in rows[0]), None) for key, names in _NAMES.items()}
+    columns = _columns(rows)
     if rows and columns["grade"] is None:
         raise LabelError(f"{table}: no column rim or grade (found {', '.join(rows[0])}); name the column of grades so")
     if rows and columns["id"] is None and None in (columns["x"], columns["y"], columns["z"]):
         raise LabelError(f"{table}: neither a column id nor x_mm, y_mm, z_mm; say which lesion each grade belongs to")
 
-    def mine(row: Mapping[str, str]) -> bool:
-        named = row[columns["person"]].removeprefix("sub-") if columns["person"] else subject
-        visit = row[columns["session"]].removeprefix("ses-") if columns["session"] else session
-        return (named, visit or session) == (subject, session)
+    own = [row for row in rows if _is_of(row, columns, subject, session)]
+    visits = sorted({visit for row in own if (visit := _visit(row, columns))})
+    if not session and len(visits) > 1:
+        raise LabelError(
+            f"{table}: grades {subject} at {len(visits)} visits ({', '.join(visits)}), but the exam has no session; keep the rows of one"
+        )
+    return tuple(_graded(table, row, columns) for row in own)
 
-    return tuple(_graded(table, row, columns) for row in rows if mine(row))
+
+def unclaimed(table: Path, exams: Collection[tuple[str, str]]) -> list[str]:
+    """'person' or 'person, session' of each row of a table that belongs to none of these exams (subject, session).
+
+    Raises:
+        CohortError: the table cannot be read.
+        LabelError: there are rows, and nobody has any.
+    """
+    rows = read_tsv(table)
+    columns = _columns(rows)
+    of_nobody = [row for row in rows if not any(_is_of(row, columns, *exam) for exam in exams)]
+    alone = [", ".join(filter(None, (row.get(columns["person"] or "", ""), _visit(row, columns)))) for row in of_nobody]
+    if rows and len(alone) == len(rows):
+        raise LabelError(
+            f"{table}: its {len(rows)} rows are of nobody here (first '{alone[0]}'; here is '{min(exams)[0]}'); "
+            "write participant_id and session as the folder does"
+        )
+    return alone
+
+
+def _columns(rows: Sequence[Mapping[str, str]]) -> dict[str, str | None]:
+    return {key: next((n for n in names if rows and n in rows[0]), None) for key, names in _NAMES.items()}
+
+
+def _is_of(row: Mapping[str, str], columns: Mapping[str, str | None], subject: str, session: str) -> bool:
+    named = row[columns["person"]].removeprefix("sub-") if columns["person"] else subject
+    visit = _visit(row, columns)
+    return named == subject and (visit == session or "" in (visit, session))
+
+
+def _visit(row: Mapping[str, str], columns: Mapping[str, str | None]) -> str:
+    return row[columns["session"]].removeprefix("ses-") if columns["session"] else ""
 
 
 def grades_of(
@@ -127,13 +164,13 @@ def grades_of(
     """
     count = int(numbers.max(initial=0))
     found: list[list[Graded]] = [[] for _ in range(count + 1)]
-    unmatched = sum(row.grade != UNKNOWN or row.uncertain for row in rows)
     if count and instances is not None:
         by_number = {row.number: row for row in rows}
-        for lesion, number in enumerate(_most_shared(numbers, instances), start=1):
-            if row := by_number.get(number):
+        pairs = set(enumerate(_most_shared(numbers, instances), start=1))
+        pairs |= {(lesion, number) for number, lesion in enumerate(_most_shared(instances, numbers), start=1)}
+        for lesion, number in pairs:
+            if lesion and number and (row := by_number.get(number)):
                 found[lesion].append(row)
-        unmatched -= len({id(row) for given in found for row in given if row.grade != UNKNOWN or row.uncertain})
     elif count:
         placed = [row for row in rows if row.position_mm is not None]
         where = np.argwhere(numbers > 0)
@@ -142,18 +179,26 @@ def grades_of(
         for row, distance, voxel in zip(placed, away, nearest, strict=True):
             if distance <= rule.match_mm:
                 found[int(numbers[tuple(where[voxel])])].append(row)
-                unmatched -= row.grade != UNKNOWN or row.uncertain
     settled = [_settled(given, rule) for given in found[1:]]
     grades = np.array([grade for grade, _ in settled], np.int8)
-    return Grades(grades, np.array([doubt for _, doubt in settled], bool), int(unmatched))
+    met = {id(row) for given in found for row in given}
+    lost = [row for row in rows if id(row) not in met and (row.grade != UNKNOWN or row.uncertain)]
+    missed = sum(_settled([row], rule)[0] == 1 for row in lost)
+    return Grades(grades, np.array([doubt for _, doubt in settled], bool), len(lost), missed)
 
 
 def grades_of_map(rims: NDArray[np.int32], numbers: Numbers, rule: GradeRule) -> Grades:
-    """Grades of all lesions from a label map (x, y, z) on the same grid."""
+    """Grades of all lesions from a label map (x, y, z) on the same grid; a lesion in which it has nothing but 0 is unknown."""
     count = int(numbers.max(initial=0))
     size = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
     rim = np.bincount(numbers[rims == rule.rim_value], minlength=count + 1)[1:]
-    return Grades((rim >= rule.rim_share * size).astype(np.int8), np.zeros(count, bool))
+    drawn = np.bincount(numbers[rims > 0], minlength=count + 1)[1:] > 0
+    grade = np.where(drawn, rim >= rule.rim_share * size, UNKNOWN).astype(np.int8)
+    parts: Numbers = np.zeros(rims.shape, np.int32)
+    found = ndimage.label(rims > 0, structure=np.ones((3, 3, 3), bool), output=parts)
+    lost = sorted(set(range(1, found + 1)) - set(parts[numbers > 0].tolist()))
+    with_rim = set(parts[rims == rule.rim_value].tolist())
+    return Grades(grade, np.zeros(count, bool), len(lost), len(with_rim.intersection(lost)))
 
 
 def _graded(table: Path, row: Mapping[str, str], columns: Mapping[str, str | None]) -> Graded:
@@ -174,7 +219,7 @@ def _graded(table: Path, row: Mapping[str, str], columns: Mapping[str, str | Non
 
 
 def _most_shared(numbers: Numbers, instances: Numbers) -> list[int]:
-    """For each lesion the number it shares most voxels with; 0 where there is none."""
+    """For each lesion the number in the other map it shares most voxels with; 0 where there is none."""
     inside = (numbers > 0) & (instances > 0)
     width = int(instances.max(initial=0)) + 1
     pairs, sizes = np.unique(numbers[inside].astype(np.int64) * width + instances[inside], return_counts=True)

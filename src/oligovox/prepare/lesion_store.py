@@ -179,6 +179,12 @@ class LesionStore:
         return tuple(sorted({lesion.person for lesion in self.lesions}))
 
     @property
+    def missed_rims(self) -> int | None:
+        """Rim+ lesions of the grades that are not here, since the masks miss them or they are too small; None: cut before this was counted."""
+        counts = [read_json(self.root / "cases" / exam / "case.json").get("rims_without_lesion") for exam in self.exams]
+        return None if None in counts else sum(counts)
+
+    @property
     def graded(self) -> tuple[StoredLesion, ...]:
         """Lesions of known grade."""
         return tuple(lesion for lesion in self.lesions if lesion.grade >= 0)

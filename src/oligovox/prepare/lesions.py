@@ -13,8 +13,8 @@ Deviates: FLAIR percentiles are pooled over an exam where the release pools over
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from oligovox.prepare.geometry import Volume
 from oligovox.prepare.lesion_grades import Grades, grades_of, grades_of_map, read_grades
 from oligovox.prepare.lesion_masks import Numbers, dilated, find_lesions, kept_lesions, radius_steps
 from oligovox.prepare.lesion_store import FORMAT, SEQUENCES, LesionPlan, LesionStore, read_exam, write_tables
-from oligovox.prepare.susceptibility import in_ppb
+from oligovox.prepare.pipeline import class_indices
+from oligovox.prepare.susceptibility import in_ppb, sidecar_of
 from oligovox.prepare.workers import run_cases
 
 _log = logging.getLogger(__name__)
@@ -45,11 +46,15 @@ class Exam:
 
     Attributes:
         case: has QSM, FLAIR and a mask.
+        labels: class name → value in the mask; other values are refused.
+        classes: which of these are lesion; empty: all.
         grades: label map or table of grades of this exam; None: nobody graded it.
     """
 
     case: Case
     grades: Path | None = None
+    labels: Mapping[str, int] = field(default_factory=lambda: {"lesion": 1})
+    classes: tuple[str, ...] = ()
 
 
 def extract_lesions(
@@ -128,7 +133,11 @@ def _extract(exam: Exam, plan: LesionPlan, cases: Path) -> dict[str, Any]:
     """Cut one exam and write its folder; returns at once where it is already there."""
     case, sources = exam.case, _sources(exam)
     hashes = {key: hash_file(path) for key, path in sources.items()}
-    content = hash_json([FORMAT, case.name, hashes, plan.model_dump(mode="json")])
+    said = {key: sidecar_of(sources[key]) for key in SEQUENCES}  # units, and whether it is simulated
+    hashes |= {f"{key}.json": hash_file(path) for key, path in said.items() if path.is_file()}
+    content = hash_json(
+        [FORMAT, case.name, hashes, plan.model_dump(mode="json"), dict(exam.labels), list(exam.classes)]
+    )
     folder, table = cases / case.name, cases / case.name / "case.json"
     if table.is_file() and (about := read_json(table)).get("content") == content:
         return {key: about[key] for key in ("content", "simulated")}
@@ -136,7 +145,8 @@ def _extract(exam: Exam, plan: LesionPlan, cases: Path) -> dict[str, Any]:
     numbers, volumes = kept_lesions(loaded.numbers, loaded.spacing, plan.lesions)
     before = np.zeros(len(volumes), np.int64)  # each kept lesion's number among all
     np.maximum.at(before, numbers[numbers > 0] - 1, loaded.numbers[numbers > 0])
-    grades = Grades(loaded.grades.grade[before - 1], loaded.grades.uncertain[before - 1], loaded.grades.unmatched)
+    grades = Grades(loaded.grades.grade[before - 1], loaded.grades.uncertain[before - 1])
+    lost = int((loaded.grades.grade == 1).sum() - (grades.grade == 1).sum())  # too small
     cut = _cut(loaded, numbers, volumes, plan)
     centres = _centres(numbers, len(volumes))
     world = centres @ loaded.affine[:3, :3].T + loaded.affine[:3, 3]
@@ -155,7 +165,8 @@ def _extract(exam: Exam, plan: LesionPlan, cases: Path) -> dict[str, Any]:
         "sources": {key: str(path.absolute()) for key, path in sources.items()},
         "inputs_sha256": hashes,
         "left_out": int(loaded.numbers.max(initial=0)) - len(rows),
-        "grades_without_lesion": grades.unmatched,
+        "grades_without_lesion": loaded.grades.unmatched,
+        "rims_without_lesion": lost + loaded.grades.missed,
         "qsm_units": loaded.units,
         "flair_scale": cut.flair_scale,
     }
@@ -165,8 +176,8 @@ def _extract(exam: Exam, plan: LesionPlan, cases: Path) -> dict[str, Any]:
             np.save(temporary / "seen.npy", cut.seen, allow_pickle=False)
         _write_numbers(temporary / "lesions.nii.gz", numbers, loaded.affine, sources["label"])
         write_json(temporary / "case.json", about)
-    if grades.unmatched:
-        _log.warning("%s: %d graded lesions are not in the mask", case.name, grades.unmatched)
+    if loaded.grades.unmatched:
+        _log.warning("%s: %d graded lesions are not in the mask", case.name, loaded.grades.unmatched)
     return told
 
 
@@ -212,7 +223,9 @@ def _load(exam: Exam, sources: dict[str, Path], plan: LesionPlan) -> _Loaded:
     qsm, units = in_ppb(read["QSM"], sources["QSM"], plan.qsm_units)
     if np.abs(read["label"].array - np.rint(read["label"].array)).max() > 1e-3:
         raise LabelError(f"{sources['label']}: holds values between whole numbers, expected a mask; threshold it first")
-    numbers = find_lesions(read["label"].array > 0.5, geometry.spacing_of(flair.affine), plan.lesions)
+    indices = class_indices(sources["label"], read["label"].array, exam.labels, None)
+    lesion = [i for i, name in enumerate(exam.labels, start=1) if not exam.classes or name in exam.classes]
+    numbers = find_lesions(np.isin(indices, lesion), geometry.spacing_of(flair.affine), plan.lesions)
     grades = Grades.none(int(numbers.max(initial=0)))
     if "grades" in read:
         grades = grades_of_map(np.rint(read["grades"].array).astype(np.int32), numbers, plan.grades)
@@ -300,6 +313,6 @@ def _write_numbers(path: Path, numbers: Numbers, affine: NDArray[np.float64], ma
 
 
 def _simulated(path: Path) -> bool:
-    sidecar = path.with_name(f"{path.name.removesuffix('.gz').removesuffix('.nii')}.json")
+    sidecar = sidecar_of(path)
     content = read_json(sidecar) if sidecar.is_file() else {}
     return isinstance(content, dict) and content.get("Simulated") is True

@@ -229,7 +229,7 @@ def _load(case: Case, sources: Mapping[str, Path], plan: Plan, scheme: Mapping[s
         label = geometry.read_volume(case.label, empty_ok=True)
         _check_on_a_grid(case.label, label, images)
         unlooked = case.unlooked if case.sparse else None
-        label = Volume(_class_indices(case.label, label.array, scheme, unlooked), label.affine)
+        label = Volume(class_indices(case.label, label.array, scheme, unlooked), label.affine)
     if case.brain:
         brain = geometry.read_volume(case.brain, empty_ok=True)
         _check_on_a_grid(case.brain, brain, images)
@@ -254,7 +254,7 @@ def _check_on_a_grid(path: Path, mask: Volume, images: Mapping[str, Volume]) -> 
     )
 
 
-def _class_indices(path: Path, values: np.ndarray, scheme: Mapping[str, int], unlooked: int | None) -> np.ndarray:
+def class_indices(path: Path, values: np.ndarray, scheme: Mapping[str, int], unlooked: int | None) -> np.ndarray:
     """Values of the file → 0, 1, 2 … in the order of the scheme, -1 where a sparse label says that nobody looked (int8)."""
     result = np.zeros(values.shape, dtype=np.int8)
     if unlooked is not None:

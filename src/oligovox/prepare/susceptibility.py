@@ -59,9 +59,14 @@ def in_ppb(volume: Volume, path: Path, units: Units = "auto") -> tuple[Volume, s
     return Volume(volume.array * np.float32(_FACTOR[found]), volume.affine), found
 
 
+def sidecar_of(path: Path) -> Path:
+    """The JSON beside a NIfTI file, there or not."""
+    return path.with_name(f"{path.name.removesuffix('.gz').removesuffix('.nii')}.json")
+
+
 def _of_sidecar(path: Path) -> str | None:
     """ppb or ppm as the JSON beside the file says; None where it says nothing."""
-    sidecar = path.with_name(f"{path.name.removesuffix('.gz').removesuffix('.nii')}.json")
+    sidecar = sidecar_of(path)
     content = read_json(sidecar) if sidecar.is_file() else {}
     given = content.get("Units") if isinstance(content, dict) else None
     if given is None:

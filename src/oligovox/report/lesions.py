@@ -63,7 +63,7 @@ def write_lesion_page(
         title: heading.
         views: lesions drawn, in their order.
         order: says how they are sorted.
-        rows: all lesions: "lesion", "person", "grade", "probability", "called", "x", "y", "z", "volume_mm3".
+        rows: all lesions: "lesion", "person", "grade" (1, 0, -1), "probability", "called", and "x", "y", "z" (mm), "volume_mm3" or None.
         scores: content of scores.json; None where nobody knows the grades.
         warnings: on top.
         simulated: every number is about simulated people.
@@ -101,6 +101,8 @@ def _sentence(scores: Mapping[str, Any]) -> str:
         if scores["ungraded"]
         else ""
     )
+    if missed := scores["missed_rims"]:
+        more += f"<p>{escape(count(missed, 'Rim+ lesion'))} of the grades in no score: the masks miss them, or they are too small.</p>"
     return f'<div class="verdict"><strong>{escape(words)}</strong>{more}</div>'
 
 
@@ -137,9 +139,9 @@ def _all(rows: Sequence[Mapping[str, Any]]) -> Html:
     grade = {1: "Rim+", 0: "Rim−"}
     body = [
         [
-            row["lesion"], row["person"], grade.get(int(row["grade"]), UNDEFINED), number(float(row["probability"]), 3),
-            "Rim+" if int(row["called"]) else "Rim−", ", ".join(number(float(row[axis]), 0) for axis in "xyz"),
-            number(float(row["volume_mm3"]), 0),
+            row["lesion"], row["person"], grade.get(row["grade"], UNDEFINED), number(row["probability"], 3),
+            "Rim+" if row["called"] else "Rim−", ", ".join(number(row[axis], 0) for axis in "xyz"),
+            number(row["volume_mm3"], 0),
         ]
         for row in rows
     ]  # fmt: skip

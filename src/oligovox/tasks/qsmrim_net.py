@@ -29,7 +29,7 @@ from oligovox.sample.batch import Batch
 from oligovox.sample.masks import kept_units
 
 _SLOWEST = 0.01  # share that the newest batch has in the running means, once there were a hundred
-_LEAST = 1e-3  # variance
+_LEAST = 1e-8  # variance: of values in [0, 1] many numbers differ by thousandths only
 _CLASSIFIER = 128  # units
 
 
