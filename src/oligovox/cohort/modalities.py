@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from oligovox.errors import SettingsError, nearest
 
@@ -33,3 +36,14 @@ def canonical(name: str) -> str:
         return _LOOKUP[re.sub(r"[ -]+", "_", name.strip().lower())]
     except KeyError:
         raise SettingsError(f"unknown modality '{name}'; {nearest(name, ALIASES)}") from None
+
+
+def _known(name: str) -> str:
+    try:
+        return canonical(name)
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+
+
+SequenceName = Annotated[str, AfterValidator(_known)]
+"""A setting that names a sequence: any spelling is taken, the canonical name is kept."""

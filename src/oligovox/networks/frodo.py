@@ -13,11 +13,11 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import SequenceName
 from oligovox.errors import SettingsError
 from oligovox.networks.blocks import check_sides, group_norm, initialise
 from oligovox.networks.encoder import Encoder, with_availability
@@ -55,8 +55,8 @@ class Settings(base.Settings):
     """Sizes of FRODO, which sequence plays which part, and how the two meet."""
 
     preset: Preset = Field("paper", description="channels, see PRESETS")
-    primary: str = Field("QSM", description="sequence that is classified")
-    condition: str = Field(
+    primary: SequenceName = Field("QSM", description="sequence that is classified")
+    condition: SequenceName = Field(
         "FLAIR", description="sequence that says where to look; exchanged with primary: the reverse asymmetry"
     )
     fusion: Fusion = Field(
@@ -65,14 +65,6 @@ class Settings(base.Settings):
         "both ways; concat: neither; early: two channels of one stem; late: two full trunks side by side; alone: the primary only",
     )
     squeeze_excitation: bool = Field(True, description="gates on the channels after each stage of the trunk")
-
-    @field_validator("primary", "condition")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            return canonical(name)
-        except SettingsError as error:
-            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _two(self) -> Settings:

@@ -13,11 +13,11 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import SequenceName
 from oligovox.errors import SettingsError
 from oligovox.networks.blocks import check_sides
 from oligovox.networks.encoder import Encoder, with_availability
@@ -31,16 +31,8 @@ class Settings(base.Settings):
     """Size of RimNet, and its two sequences."""
 
     preset: Preset = Field("paper", description="channels of the three blocks, see PRESETS")
-    first: str = Field("QSM", description="sequence whose first block the other branch reads as well")
-    second: str = Field("FLAIR", description="sequence of the other branch")
-
-    @field_validator("first", "second")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            return canonical(name)
-        except SettingsError as error:
-            raise ValueError(str(error)) from None
+    first: SequenceName = Field("QSM", description="sequence whose first block the other branch reads as well")
+    second: SequenceName = Field("FLAIR", description="sequence of the other branch")
 
     @model_validator(mode="after")
     def _two(self) -> Settings:

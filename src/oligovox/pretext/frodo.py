@@ -14,11 +14,11 @@ from typing import Literal, final
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import SequenceName
 from oligovox.errors import SettingsError
 from oligovox.losses.contrast import nt_xent
 from oligovox.method import Clock, Losses, Method, Needs
@@ -34,8 +34,8 @@ _LEAST = 1e-4  # added to a variance before its root
 class Settings(base.Settings):
     """Choices of FRODO's pretext."""
 
-    primary: str = Field("QSM", description="sequence whose embedding is the target")
-    condition: str = Field("FLAIR", description="sequence it is foretold from")
+    primary: SequenceName = Field("QSM", description="sequence whose embedding is the target")
+    condition: SequenceName = Field("FLAIR", description="sequence it is foretold from")
     mode: Literal["regression", "nt_xent"] = Field(
         "regression", description="foretell the embedding, or recognise it among those of the other lesions"
     )
@@ -55,14 +55,6 @@ class Settings(base.Settings):
         if self.release_mode and (self.mode, self.directions) != ("regression", "one"):
             raise ValueError("release_mode is a regression in one direction; leave mode and directions as they are")
         return self
-
-    @field_validator("primary", "condition")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            return canonical(name)
-        except SettingsError as error:
-            raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Literal, final
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from oligovox import settings as base
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import SequenceName
 from oligovox.errors import LabelError, SettingsError
 from oligovox.losses.masked import masked_mean
 from oligovox.method import Clock, Losses, Method, Needs
@@ -36,7 +36,7 @@ _CLASSIFIER = 128  # units
 class Settings(base.Settings):
     """Choices of QSMRim-Net."""
 
-    primary: str = Field("QSM", description="sequence of which the radiomic numbers are")
+    primary: SequenceName = Field("QSM", description="sequence of which the radiomic numbers are")
     bin_width: float = Field(
         25 / 600, gt=0, description="of grey levels, in units of the image; 25 ppb where QSM runs from -300 to 300"
     )
@@ -48,14 +48,6 @@ class Settings(base.Settings):
     oversample: bool = Field(True, description="multiply the rims of a batch that has more than two")
     dropout: float = Field(0.5, ge=0, lt=1, description="in the classifier")
     radiomic_dropout: float = Field(0.3, ge=0, lt=1, description="in the radiomic branch")
-
-    @field_validator("primary")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            return canonical(name)
-        except SettingsError as error:
-            raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True)
