@@ -34,9 +34,8 @@ def dice_loss(
     known = counted[:, None]
     p, t = probability.float().where(known, 0.0), target.float().where(known, 0.0)
     overlap, mass, size = (p * t).sum((2, 3, 4)), (p + t).sum((2, 3, 4)), t.sum((2, 3, 4))
-    missed = (1.0 - 2.0 * overlap / mass.clamp(min=1.0)).where(
-        size > 0, 0.0
-    )  # a class that is there has a mass of 1 or more
+    dice = 2.0 * overlap / mass.clamp(min=1.0)  # a class that is there has a mass of 1 or more
+    missed = (1.0 - dice).where(size > 0, 0.0)
     return masked_mean(missed.mean(1), counted.flatten(1).any(1))
 
 

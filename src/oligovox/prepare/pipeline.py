@@ -176,6 +176,7 @@ def _prepare_case(case: Case, plan: Plan, scheme: Mapping[str, int], cases: Path
         plan.model_dump(mode="json"),
         list(scheme.items()),
         *(["sparse"] if case.sparse else []),
+        *(["voxels class by class"] if case.label and len(scheme) > 1 else []),
         *([case.unlooked] if case.sparse and case.unlooked != NOBODY_LOOKED else []),
     ]
     content = hash_json(identity)
