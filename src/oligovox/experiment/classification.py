@@ -29,16 +29,16 @@ import torch
 from numpy.typing import NDArray
 
 from oligovox.cohort.folds import Fold
-from oligovox.engine.fit import AnyMethod, Training, Validate, fit
+from oligovox.engine.fit import AnyMethod, Training, Validate
 from oligovox.engine.log import say
-from oligovox.engine.model import ModelDescription, save_model
+from oligovox.engine.model import ModelDescription
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import CheckpointError, OutputError
 from oligovox.experiment.classification_recipe import Classify, plan_folds, pretrained_on, with_counts
 from oligovox.experiment.classification_scores import score_run
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.radiomics_forest import FOREST, ForestSettings, RadiomicsForest, lesion_rows
-from oligovox.experiment.training import build_encoder, build_method, load_network, load_start, resolved
+from oligovox.experiment.training import build_encoder, build_method, fit_and_export, load_network, load_start, resolved
 from oligovox.files import check_writable, read_json, read_tsv, sweep, write_json, write_tsv
 from oligovox.infer.lesions import predict_lesions
 from oligovox.metrics.protocols.prl import best_threshold, score_lesions
@@ -260,22 +260,18 @@ class _Run:
             "balanced": self.chosen.balanced,
             "turns": stage.turns.model_dump(),
         }
-        result = fit(
+        return fit_and_export(
             method,
             source.batch,
             stage.training,
             out,
+            description,
             runtime=runtime,
             augment=lambda batch, rng: turned(batch, stage.turns, rng),
             validate=validate,
             best_by=_BEST_BY,
-            describe=description.model_dump(mode="json") | drawn,
+            data=drawn,
         )
-        if runtime.is_main:
-            sweep(out)
-            save_model(out / "model", result.best_method().export(), description)
-        runtime.barrier()
-        return out / "model"
 
     def _predict(self, network: Callable[..., Any], lesions: Sequence[StoredLesion]) -> NDArray[np.float64]:
         parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None

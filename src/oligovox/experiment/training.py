@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from oligovox import catalogue
-from oligovox.engine.fit import fit
+from oligovox.engine.fit import Augment, Training, Validate, fit
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, load_model, read_description, save_model
 from oligovox.engine.runtime import Runtime
@@ -23,6 +23,7 @@ from oligovox.networks.encoder import Encoder
 from oligovox.networks.transfer import TransferReport, transfer
 from oligovox.prepare.store import Plan, Store
 from oligovox.sample.augment import augment
+from oligovox.sample.batch import Batch
 from oligovox.sample.patches import PatchSource, Stream
 from oligovox.settings import parse
 
@@ -127,16 +128,41 @@ def train(
     start = load_start(method, job.start, job.parts, job.norm_reset, job.shuffled, job.tensors) if job.start else None
     source = PatchSource(plan, job.streams, stage.patch, stage.training.seed)
     description = describe(job, store, start)
-    result = fit(
+    return fit_and_export(
         method,
         source.batch,
         stage.training,
         out,
+        description,
         runtime=runtime,
         augment=lambda batch, rng: augment(batch, stage.augmentation, rng),
         validate=(lambda m: validate(m.export())) if validate else None,
-        describe=description.model_dump(mode="json") | _data_of(job),
+        data=_data_of(job),
     )
+
+
+def fit_and_export(
+    method: Method[Any],
+    batches: Callable[[int, int], Batch],
+    training: Training,
+    out: Path,
+    description: ModelDescription,
+    *,
+    runtime: Runtime,
+    augment: Augment,
+    data: dict[str, Any],
+    validate: Validate | None = None,
+    best_by: str = "dice",
+) -> Path:
+    """Train a method that is ready, and write its best state as a model folder: out/model. See `fit`.
+
+    Args:
+        description: what the model folder says about itself.
+        data: what else a run must keep to go on.
+    """
+    describe = description.model_dump(mode="json") | data
+    result = fit(method, batches, training, out,
+                 runtime=runtime, augment=augment, validate=validate, best_by=best_by, describe=describe)  # fmt: skip
     if runtime.is_main:
         sweep(out)
         save_model(out / "model", result.best_method().export(), description)
