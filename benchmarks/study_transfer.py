@@ -21,8 +21,8 @@ import yaml
 from oligovox.engine.log import say
 from oligovox.experiment.budget_claims import claimed
 from oligovox.experiment.budget_ground import build_ground, open_ground
-from oligovox.experiment.budget_jobs import _score_network
 from oligovox.experiment.budget_plan import read_study
+from oligovox.experiment.budget_scoring import HALF, predicted, scored_at
 from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.files import read_json, write_json
 from oligovox.metrics.paired import difference_over_draws, mean_over_draws
@@ -40,6 +40,7 @@ class Start:
     method: str
     settings: dict = field(default_factory=dict)
     steps: int = 1000
+    lr: float = 3e-3
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Arm:
 STARTS = {
     "implanted": Start("implanted_lesions", {"nested": 0}),
     "implanted 3000": Start("implanted_lesions", {"nested": 0}, 3000),
+    "no decoys": Start("implanted_lesions", {"nested": 0, "decoys": [0, 0]}),
+    "implanted 9e-3": Start("implanted_lesions", {"nested": 0}, lr=9e-3),
+    "no decoys 3000 9e-3": Start("implanted_lesions", {"nested": 0, "decoys": [0, 0]}, 3000, 9e-3),
     "generative": Start("generative", {"block": 8}),
     "masked": Start("masked_reconstruction", {"block": 8}),
     "context": Start("context_restoration"),
@@ -65,16 +69,18 @@ ARMS = {
     "implanted": Arm("implanted"),
     "implanted, 3e-3": Arm("implanted", 3e-3),
     "implanted, 1e-3": Arm("implanted", 1e-3),
-    "implanted, reset": Arm("implanted", finetune=RESET),
     "scratch, 2000 steps": Arm(None, finetune={"training": {"steps": 2000}}),
     "generative": Arm("generative"),
+    "no decoys": Arm("no decoys"),
+    "implanted 9e-3": Arm("implanted 9e-3"),
+    "implanted 3000": Arm("implanted 3000"),
+    "no decoys 3000 9e-3": Arm("no decoys 3000 9e-3"),
     "generative, reset": Arm("generative", finetune=RESET),
     "generative, shuffled": Arm("generative", finetune={"shuffled": True}),
-    "implanted 3000": Arm("implanted 3000"),
+    "implanted, reset": Arm("implanted", finetune=RESET),
     "masked": Arm("masked"),
     "masked, reset": Arm("masked", finetune=RESET),
     "context": Arm("context"),
-    "implanted 3000, 3e-3": Arm("implanted 3000", 3e-3),
 }
 
 
@@ -108,7 +114,7 @@ def pretrained(name, study, ground, out):
             stage = study.pretrain.model_validate(
                 study.pretrain.model_dump()
                 | changes
-                | {"training": study.pretrain.training.model_dump() | {"steps": start.steps}}
+                | {"training": study.pretrain.training.model_dump() | {"steps": start.steps, "lr": start.lr}}
             )
             pretrain(ground.store, folder, stage=stage, network=study.network, people=ground.pretraining(study, stage))
             write_json(folder / "done.json", {"seconds": round(time.time() - begun)})
@@ -133,7 +139,7 @@ def tuned(name, draw, study, ground, out):
         model = finetune(
             ground.store, folder, stage=stage, network=study.network, start=start, people=people, split=ground.split
         )
-        scores = _score_network(model, ground.split.test, study, ground)
+        scores = scored_at(predicted(model, ground.split.test, study, ground.store), (HALF,))[HALF]
         write_json(folder / "scores.json", {"scores": scores, "seconds": round(time.time() - begun)})
     return True
 

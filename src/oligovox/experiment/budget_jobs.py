@@ -9,44 +9,38 @@ Test people are predicted in a run only, once, after its training. A trial sees 
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from oligovox.engine.log import read_log, say
-from oligovox.engine.runtime import Runtime
 from oligovox.errors import NonFiniteLoss, RunError
 from oligovox.experiment.budget_claims import awaited, claimed
 from oligovox.experiment.budget_ground import Ground
 from oligovox.experiment.budget_plan import Run, Study
-from oligovox.experiment.prediction import load_segmentation, task_of
+from oligovox.experiment.budget_scoring import (
+    HALF,
+    Scores,
+    lesion,
+    limits_of,
+    mean_of,
+    operating_point,
+    predicted,
+    score_people,
+    scored_at,
+)
 from oligovox.experiment.threshold import fit_threshold
 from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.files import read_json, write_json
-from oligovox.infer.window import predict_case
-from oligovox.metrics.protocols import generic
-from oligovox.metrics.protocols.counts import LESION
-from oligovox.prepare.store import StoredCase
-
-Mask = NDArray[np.bool_]
-Masks = Mapping[str, tuple[Mask, Mask]]
-"""Output → (predicted, reference); '' is any class."""
-
-Scores = dict[str, dict[str, float | None]]
-"""Person → metric → value; None where it is undefined."""
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _WAIT_SECONDS = 1.0
@@ -180,8 +174,9 @@ def _trial(job: Job, study: Study, ground: Ground, out: Path) -> None:
     result: dict[str, Any] = {"lr": job.lr, "labels": people}
     try:
         model = _finetuned(job, study, ground, out, people, lr=job.lr, draw=study.tune.draw)
-        scores = _score_network(model, ground.split.validation, study, ground)
-        result |= {"validation": scores, "mean": mean_of(scores, study.metric)}
+        found = scored_at(predicted(model, ground.split.validation, study, ground.store), limits_of(study))
+        scores = found[limit := operating_point(found, study)]
+        result |= {"validation": scores, "mean": mean_of(scores, study.metric), **_limit(limit)}
     except NonFiniteLoss as error:
         say(f"{job.folder}: diverged ({error})")
         result |= {"validation": {}, "mean": None, "diverged": str(error)}
@@ -197,12 +192,17 @@ def _run(job: Job, study: Study, ground: Ground, out: Path) -> None:
     if study.arms[job.arm].classical:
         fitted = fit_threshold(ground.store.of(people), ground.store.plan, study.threshold(job.arm))
         test = ground.store.of(ground.split.test)
-        scores = score_people(test, lambda case: {"": (fitted.mask(case), _lesion(case))})
+        scores: Scores = score_people(test, lambda case: {"": (fitted.mask(case), lesion(case))})
         more: dict[str, Any] = {"threshold": fitted.limit, "smoothing_mm": fitted.smoothing_mm}
     else:
         lr = chosen_lr(study, job.arm, out)
         model = _finetuned(job, study, ground, out, people, lr=lr, draw=run.draw)
-        scores, more = _score_network(model, ground.split.test, study, ground), {"lr": lr}
+        limit = HALF
+        if study.operating_point == "validation":
+            validated = scored_at(predicted(model, ground.split.validation, study, ground.store), limits_of(study))
+            limit = operating_point(validated, study)
+        scores = scored_at(predicted(model, ground.split.test, study, ground.store), (limit,))[limit]
+        more = {"lr": lr, **_limit(limit)}
     own = {"arm": run.arm, "count": run.count, "draw": run.draw, "seed": run.seed, "labels": people}
     written = {"version": version("oligovox"), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(out / job.result, own | more | _cost(folder, memory) | written | {"scores": scores})
@@ -263,60 +263,9 @@ def _trials(study: Study, arm: str, out: Path) -> list[dict[str, Any]]:
     return [read_json(file) for file in files if file.is_file()]
 
 
-def _score_network(model: Path, people: Iterable[str], study: Study, ground: Ground) -> Scores:
-    network, description = load_segmentation(model)
-    runtime = Runtime(study.finetune.training)
-    runtime.place(network)
-    outputs = task_of(description.settings)
-    regions = outputs.mode == "regions"
-
-    def masks(case: StoredCase) -> Masks:
-        found = predict_case(
-            network, case, ground.store.plan, patch=description.patch, overlap=study.predict.overlap,
-            mirror=study.predict.mirror, activation="sigmoid" if regions else "softmax",
-            device=runtime.device, precision=runtime.precision,
-        )  # fmt: skip
-        winner, truth = found.argmax(0), np.asarray(case.label())
-        each: dict[str, tuple[Mask, Mask]] = {
-            name: (found[place] > 0.5 if regions else winner == place + 1, np.isin(truth, values))
-            for place, (name, values) in enumerate(outputs.labels.items())
-        }
-        anything = np.any([predicted for predicted, _ in each.values()], axis=0)
-        return {"": (anything, truth > 0)} | (each if len(each) > 1 else {})
-
-    return score_people(ground.store.of(people), masks)
-
-
-def score_people(cases: Iterable[StoredCase], masks: Callable[[StoredCase], Masks]) -> Scores:
-    """Person → metric → mean over the sessions in which it is defined; of one class as 'class/metric'."""
-    rows: dict[str, list[dict[str, float | int | None]]] = {}
-    for case in cases:
-        if case.labelled:
-            row: dict[str, float | int | None] = {}
-            for output, (predicted, truth) in masks(case).items():
-                prefix = f"{output}/" if output else ""
-                scored = generic.score(predicted, truth, case.spacing).regions[LESION]
-                row |= {f"{prefix}{metric}": value for metric, value in scored.items()}
-            rows.setdefault(case.person, []).append(row)
-    return {
-        person: {metric: _mean(row[metric] for row in sessions) for metric in sessions[0]}
-        for person, sessions in rows.items()
-    }
-
-
-def mean_of(scores: Scores, metric: str) -> float | None:
-    """Mean over the people for whom the metric is defined."""
-    return _mean(row[metric] for row in scores.values())
-
-
-def _mean(values: Iterable[float | int | None]) -> float | None:
-    defined = [value for value in values if value is not None and math.isfinite(value)]
-    return fmean(defined) if defined else None
-
-
-def _lesion(case: StoredCase) -> Mask:
-    label: Mask = np.asarray(case.label()) > 0
-    return label
+def _limit(limit: float) -> dict[str, float]:
+    """Where a voxel is called, if that was chosen."""
+    return {} if limit == HALF else {"operating_point": limit}
 
 
 def _cost(folder: Path, memory: _Memory) -> dict[str, Any]:

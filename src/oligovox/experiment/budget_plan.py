@@ -146,6 +146,10 @@ class Study(Settings):
     metric: str = Field(
         "dice", description="the primary metric, as in the table: dice, lesion_f1, …; of one class: ET/dice"
     )
+    operating_point: Literal["half", "validation"] = Field(
+        "half",
+        description="the probability above which a voxel is called: a half, or what suits the primary metric best on validation people",
+    )
     lr: tuple[PositiveFloat, ...] = Field(
         (3e-3, 9e-3), min_length=1, description="learning rates tried for every arm, at `tune`"
     )
@@ -184,6 +188,8 @@ class Study(Settings):
             raise ValueError(f"draws names no number for {missing[0]} labels; give one for each of counts")
         if len(self.lr) > 1 and not self.split.validation:
             raise ValueError("learning rates are chosen on validation people; give some, or one rate only")
+        if self.operating_point == "validation" and not self.split.validation:
+            raise ValueError("the operating point is chosen on validation people; give some, or say half")
         for place, stage, keys in _GIVEN_ELSEWHERE:
             section: Any = self
             for part in stage.split("."):
@@ -287,6 +293,8 @@ def write_study(study: Study) -> str:
         "finetune": {"training": {"lr", "seed"}},
         "pretrain": {"method": True, "settings": True, "training": {"seed"}},
     }
+    if study.operating_point == "half":
+        silent["operating_point"] = True  # studies know each other by this text, and were begun without it
     return yaml.safe_dump(study.model_dump(mode="json", exclude=silent), sort_keys=False, allow_unicode=True)
 
 
