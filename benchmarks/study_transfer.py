@@ -16,13 +16,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import yaml
+from sklearn.metrics import average_precision_score
 
 from oligovox.engine.log import say
 from oligovox.experiment.budget_claims import claimed
 from oligovox.experiment.budget_ground import build_ground, open_ground
 from oligovox.experiment.budget_plan import read_study
-from oligovox.experiment.budget_scoring import HALF, predicted, scored_at
+from oligovox.experiment.budget_scoring import HALF, LIMITS, operating_point, predicted, scored_at
 from oligovox.experiment.verbs import finetune, pretrain
 from oligovox.files import read_json, write_json
 from oligovox.metrics.paired import difference_over_draws, mean_over_draws
@@ -31,6 +33,7 @@ HERE = Path(__file__).parent
 RESULT = HERE / "study_transfer.json"
 SEEDS = {"clinic": 961, "archive": 962, "check": 963, "exams": 964}
 LABELS = 2
+READINGS = ("dice", "dice, operating point", "average precision")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,18 @@ def pretrained(name, study, ground, out):
     return folder
 
 
+def judged(model, study, ground):
+    """Scores of test people at a half and at the operating point of validation people; average precision of their foreground voxels."""
+    validation = scored_at(predicted(model, ground.split.validation, study, ground.store), LIMITS)
+    limit, seen = operating_point(validation, study), list(predicted(model, ground.split.test, study, ground.store))
+    at = scored_at(seen, sorted({HALF, limit}))
+    precision = {}
+    for one in seen:
+        inside = np.asarray(one.case.foreground())
+        precision[one.case.person] = float(average_precision_score(one.truth[0][inside], one.probability[0][inside]))
+    return {"scores": at[HALF], "chosen": at[limit], "limit": limit, "average_precision": precision}
+
+
 def tuned(name, draw, study, ground, out):
     """Fine-tune and score once; False while that, or what it needs, is another process's work."""
     arm, folder = ARMS[name], out / "runs" / f"{name}_d{draw}"
@@ -139,8 +154,7 @@ def tuned(name, draw, study, ground, out):
         model = finetune(
             ground.store, folder, stage=stage, network=study.network, start=start, people=people, split=ground.split
         )
-        scores = scored_at(predicted(model, ground.split.test, study, ground.store), (HALF,))[HALF]
-        write_json(folder / "scores.json", {"scores": scores, "seconds": round(time.time() - begun)})
+        write_json(folder / "scores.json", judged(model, study, ground) | {"seconds": round(time.time() - begun)})
     return True
 
 
@@ -157,31 +171,33 @@ def work(out, draws, arms):
 
 
 def collect(out, draws):
-    """Means, and differences to scratch and to compute-matched scratch, over draws and people."""
-    found = {}
+    """Means, and differences to scratch and to compute-matched scratch, over draws and people, for each reading."""
+    found = {reading: {} for reading in READINGS}
     for name in ARMS:
-        rows = {}
         for draw in range(draws):
             file = out / "runs" / f"{name}_d{draw}" / "scores.json"
             if file.is_file():
-                rows[str(draw)] = {person: row["dice"] for person, row in read_json(file)["scores"].items()}
-        if rows:
-            found[name] = rows
-    result = {"command": "OMP_NUM_THREADS=1 python benchmarks/study_transfer.py --out FOLDER", "labels": LABELS, "arms": {},
-              "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"}  # fmt: skip
-    for name, rows in found.items():
-        row = {"draws": {draw: round(fmean(people.values()), 4) for draw, people in rows.items()}, "people": rows}
-        row |= {"mean": mean_over_draws(rows, seed=0).as_row()}
-        result["arms"][name] = row
-    for reference in ("scratch", "scratch, 2000 steps"):
-        for name in found if reference in found else ():
-            if name != reference and set(found[name]) & set(found[reference]):
-                difference = difference_over_draws(found[name], found[reference], seed=0).as_row()
-                result["arms"][name].setdefault("minus", {})[reference] = difference
+                row = read_json(file)
+                of = {
+                    "dice": {p: r["dice"] for p, r in row["scores"].items()},
+                    "dice, operating point": {p: r["dice"] for p, r in row["chosen"].items()},
+                    "average precision": row["average_precision"],
+                }
+                for reading, values in of.items():
+                    found[reading].setdefault(name, {})[str(draw)] = values
+    result = {"command": "OMP_NUM_THREADS=1 python benchmarks/study_transfer.py --out FOLDER", "labels": LABELS,
+              "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", "readings": {}}  # fmt: skip
+    for reading, arms in found.items():
+        table = result["readings"].setdefault(reading, {})
+        for name, rows in arms.items():
+            table[name] = {"mean": mean_over_draws(rows, seed=0).as_row(), "people": rows}
+            for reference in ("scratch", "scratch, 2000 steps"):
+                if name != reference and set(rows) & set(arms.get(reference, {})):
+                    minus = difference_over_draws(rows, arms[reference], seed=0).as_row()
+                    table[name].setdefault("minus", {})[reference] = minus
+            each = {draw: round(fmean(people.values()), 3) for draw, people in rows.items()}
+            say(f"{reading:22s} {name:24s} {table[name]['mean']['mean']:.3f} {each}")
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    for name, row in result["arms"].items():
-        gain = row.get("minus", {}).get("scratch", {})
-        say(f"{name:24s} {row['mean']['mean']:.3f} {list(row['draws'].values())} {gain}")
 
 
 def main():

@@ -12,7 +12,7 @@ from oligovox.networks.decoder import Decoder
 from oligovox.networks.heads import SegmentationHead
 from oligovox.settings import parse
 
-NAMES = tuple(catalogue.entries("NETWORK"))
+NAMES = (*catalogue.entries("NETWORK"), "resenc, stems", "swin, stems")
 MODALITIES = ("T1w", "T2w", "FLAIR", "PDw")
 SMALL = {
     "resenc": {"preset": "nano"},
@@ -24,10 +24,12 @@ SMALL = {
 
 
 def build(name, modalities=MODALITIES[:3], seed=0):
-    """The network in its smallest settings (its defaults where none are given above)."""
+    """The network in its smallest settings (its defaults where none are given above); after a comma another fusion."""
+    name, _, fusion = name.partition(", ")
     module = catalogue.load("NETWORK", name)
     torch.manual_seed(seed)
-    return module.NETWORK(modalities, parse(module.Settings, SMALL.get(name, {}), name))
+    settings = SMALL.get(name, {}) | ({"fusion": fusion} if fusion else {})
+    return module.NETWORK(modalities, parse(module.Settings, settings, name))
 
 
 def inputs(encoder, batch=2, seed=1):

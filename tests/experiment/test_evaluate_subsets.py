@@ -70,6 +70,11 @@ def test_every_combination_is_scored_and_priced(made: Path, tmp_path: Path) -> N
     assert (price["best"], price["hidden_from"]) == ("low", "the whole exam")
     assert [row["subset"] for row in read_tsv(out / "subsets.tsv")] == [row["subset"] for row in found["subsets"]]
     assert read_json(out / "subsets.json")["prices"] == found["prices"]
+    loss = next(r for r in found["losses"] if (r["subset"], r["metric"]) == ("T1w", "brier"))
+    assert all(loss[key] == price[key] for key in ("mean", "low", "high", "n")), (
+        "without FLAIR the whole loss is its price"
+    )
+    assert {row["subset"] for row in read_tsv(out / "losses.tsv")} == {"T1w", "FLAIR"}
     page = Path(found["page"]).read_text()
     assert "<svg" in page
     assert f"{rows['FLAIR', 'foreground', 'ece']['mean']:.3f}" in page
@@ -78,6 +83,18 @@ def test_every_combination_is_scored_and_priced(made: Path, tmp_path: Path) -> N
     again = experiment.evaluate_subsets(made / "run", tmp_path / "bids", out, workers=1)
     assert again == found
     assert written == {path: path.stat().st_mtime_ns for path in written}, "a prediction that stands there is kept"
+
+    for part in ("bids", "run"):  # a model that was measured says what it expects to lose
+        shutil.copytree(made / part, tmp_path / "copy" / part)
+    shutil.copy(out / "subsets.json", tmp_path / "copy" / "run" / "model")
+    (tmp_path / "copy" / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz").unlink()
+    experiment.predict(
+        tmp_path / "copy" / "run", tmp_path / "copy" / "bids", tmp_path / "told", people=["01"], workers=1
+    )
+    told = read_json(next((tmp_path / "told").glob("sub-01/**/*_mask.json")))["ExpectedLoss"][0]
+    expected = next(row for row in found["losses"] if row["subset"] == "FLAIR")
+    assert told == {key: expected[key] for key in told}
+    assert told["metric"] == "dice"
 
 
 def test_an_exam_counts_for_the_combinations_it_has(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oligovox.experiment.sequence_price import name_of, price_rows, subset_rows, subsets
+from oligovox.experiment.sequence_price import expected_loss, loss_rows, name_of, price_rows, subset_rows, subsets
 
 SEQUENCES = ("T1w", "FLAIR", "T2w")
 DICE = ("lesion", "dice")
@@ -53,6 +53,15 @@ def test_a_price_is_what_is_lost_in_the_same_exam() -> None:
     assert prices["T1w", "the whole exam"] == (pytest.approx(0.2), 1)
     assert prices["FLAIR", "the whole exam"] == (pytest.approx(0.6), 1)
     assert prices["FLAIR", "every subset"] == (pytest.approx(0.6), 1), "whoever has nothing else is not counted"
+
+
+def test_a_loss_is_against_everything_in_the_exams_that_have_everything() -> None:
+    rows = loss_rows(by_hand(), ("T1w", "FLAIR"), {"a": "A", "b": "B"}, {"dice": "high"}, seed=0)
+    found = {row["subset"]: (row["mean"], row["n"], row["best"]) for row in rows}
+    assert found == {"T1w": (pytest.approx(0.6), 1, "high"), "FLAIR": (pytest.approx(0.2), 1, "high")}
+    assert loss_rows(by_hand(), SEQUENCES, {"a": "A", "b": "B"}, {}, seed=0) == [], "no exam has all three"
+    assert [row["mean"] for row in expected_loss(rows, {"FLAIR"}, ("T1w", "FLAIR"))] == [pytest.approx(0.2)]
+    assert expected_loss(rows, {"T1w", "FLAIR"}, ("T1w", "FLAIR")) == []
 
 
 def test_an_undefined_score_has_no_price() -> None:

@@ -23,7 +23,9 @@ from oligovox.sample.augment import (
 from oligovox.sample.batch import Batch
 from oligovox.settings import parse
 
-EVERYTHING = Augmentation.only(**dict.fromkeys(EFFECTS, 1.0), noise_sd=(0.1, 0.3), low_resolution_factor=(0.5, 0.6))
+EVERYTHING = Augmentation.only(
+    **dict.fromkeys(EFFECTS, 1.0) | {"drop_sequences": 0.0}, noise_sd=(0.1, 0.3), low_resolution_factor=(0.5, 0.6)
+)
 TENSORS = ("image", "present", "foreground", "spacing", "label")
 
 
@@ -70,7 +72,7 @@ def test_without_any_effect_the_batch_stays_equal():
 def test_every_setting_is_a_probability_in_effects_or_belongs_to_one():
     others = set(Augmentation.model_fields) - set(EFFECTS)
     assert set(EFFECTS) < set(Augmentation.model_fields)
-    assert {name.rsplit("_", 1)[0] for name in others} == set(EFFECTS) - {"flip"}
+    assert {name.rsplit("_", 1)[0] for name in others} == set(EFFECTS) - {"flip", "drop_sequences"}
 
 
 @settings(max_examples=15, deadline=None)
@@ -113,6 +115,46 @@ def test_samples_do_not_depend_on_their_neighbours():
     batch, drawn = make_batch(3), draw_parameters(3, 3, EVERYTHING, seeded())
     alone = Parameters(**{f.name: getattr(drawn, f.name)[1:2] for f in fields(Parameters)})
     assert equal(apply(batch, drawn).samples([1]), apply(batch.samples([1]), alone))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), often=st.floats(0, 1), none=st.booleans())
+def test_of_the_sequences_that_are_there_some_are_hidden_and_never_all(seed, often, none):
+    before = make_batch(4, shape=(6, 5, 4), seed=seed)
+    if none:
+        before = replace(before, present=torch.zeros_like(before.present), image=torch.zeros_like(before.image))
+    after = augment(before, Augmentation.only(drop_sequences=often), seeded(seed))
+    assert not (after.present & ~before.present).any()
+    assert torch.equal(after.present.any(1), before.present.any(1))
+    kept = after.present[:, :, None, None, None]
+    assert torch.equal(after.image, before.image * kept), "what is shown keeps its z-scores"
+    assert torch.equal(after.foreground, before.foreground)
+    assert torch.equal(after.label, before.label)
+    if often == 0:
+        assert equal(after, before)
+
+
+def test_a_sequence_is_hidden_as_often_as_it_says_but_for_the_last_one():
+    batch = make_batch(1, shape=(2, 2, 2))
+    batch = replace(batch, present=torch.ones(1, 3, dtype=torch.bool)).samples([0] * 4000)
+    share = augment(batch, Augmentation.only(drop_sequences=0.4), seeded()).present.float().mean().item()
+    assert share == pytest.approx(0.6 + 0.4**3 / 3, abs=0.01)
+    alone = augment(batch, Augmentation.only(drop_sequences=1.0), seeded()).present.sum(1)
+    assert (alone == 1).all()
+
+
+def test_dropping_sequences_leaves_every_other_draw_as_it_was():
+    on, off = (draw_parameters(8, 3, Augmentation(drop_sequences=p), seeded()) for p in (0.5, 0.0))
+    assert [f.name for f in fields(Parameters) if not torch.equal(getattr(on, f.name), getattr(off, f.name))] == [
+        "stay"
+    ]
+    assert (off.stay >= 0).all()
+
+
+def test_a_run_begun_without_the_setting_is_known_by_the_same_text():
+    assert "drop_sequences" not in Augmentation().model_dump(mode="json")
+    chosen = Augmentation(drop_sequences=0.25)
+    assert Augmentation.model_validate(chosen.model_dump(mode="json")) == chosen
 
 
 def test_a_batch_without_labels_stays_without():

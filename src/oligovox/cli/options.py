@@ -17,7 +17,7 @@ Set = Annotated[list[str], typer.Option("--set", help="Change a setting, e.g. tr
 Layout = Annotated[
     str,
     typer.Option(
-        help="bids, nnunet, brats, isbi2015, msseg2016, ljubljana, series, datalist, table; default: as it looks."
+        help="bids, nnunet, brats, isbi2015, msseg2016, ljubljana, chaos, dicom, series, datalist, table; default: as it looks."
     ),
 ]
 Sequence = Annotated[
@@ -27,6 +27,7 @@ Labels = Annotated[
     list[str],
     typer.Option(help="Value of a class in the label files, as lesion=1 (repeatable); default: as the folder says."),
 ]
+Fusion = Annotated[str | None, typer.Option(help="How sequences meet in the network: early (default) or stems.")]
 Workers = Annotated[int, typer.Option(help="Worker processes.", min=1)]
 
 

@@ -10,8 +10,22 @@ from typing import Annotated
 
 import typer
 
-from oligovox.cli import classify, cohort
-from oligovox.cli.options import Json, Labels, Layout, Out, Sequence, Set, Workers, bar, numbers, say, schedule, words
+from oligovox.cli import classify, cohort, planning, ready, running
+from oligovox.cli.options import (
+    Fusion,
+    Json,
+    Labels,
+    Layout,
+    Out,
+    Sequence,
+    Set,
+    Workers,
+    bar,
+    numbers,
+    say,
+    schedule,
+    words,
+)
 from oligovox.errors import InputError, OligovoxError, SettingsError
 
 app = typer.Typer(
@@ -25,6 +39,10 @@ app = typer.Typer(
 
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(classify.app, name="classify")
+app.command()(running.run)
+app.command()(planning.plan)
+app.command()(ready.ready)
+app.command()(ready.back)
 
 
 @app.command()
@@ -33,19 +51,6 @@ def demo(out: Out = Path("demo"), change: Set = [], json: Json = False) -> None:
     from oligovox import experiment
 
     say(experiment.demo(out, tuple(change), show=bar), json)
-
-
-@app.command("run")
-def run_recipe(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML).")],
-    out: Out,
-    change: Set = [],  # noqa: B006
-    json: Json = False,
-) -> None:
-    """Everything one recipe says, from cohorts to the page."""
-    from oligovox import experiment
-
-    say(experiment.run(recipe, out, tuple(change), show=bar), json)
 
 
 @app.command()
@@ -86,6 +91,40 @@ def simulate(
 
 
 @app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A folder as `oligovox cohort look` knows it, or a list or table.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for check.html, check.json and check.tsv.")
+    ] = None,
+    fix: Annotated[Path | None, typer.Option(help="New folder for a mended copy, with what was done to it.")] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(help="Split file, to see who is in training and in test; default: as the folder says."),
+    ] = None,
+    layout: Layout = "",
+    sequence: Sequence = [],  # noqa: B006
+    labels: Labels = [],  # noqa: B006
+    mask: Annotated[str, typer.Option(help="Which label, in the words of the layout, such as rater2.")] = "lesion",
+    workers: Workers = 2,
+    json: Json = False,
+) -> None:
+    """What is wrong with a folder, in which file, and what would mend it; exit code 1 where something is an error."""
+    from oligovox import experiment
+    from oligovox.experiment.checking import lines
+
+    result = experiment.check_data(
+        data, out,
+        fix=fix, split=split, layout=layout, sequences=sequence, labels=labels, mask=mask, workers=workers, show=bar,
+    )  # fmt: skip
+    if json:
+        say(result, json)
+    else:
+        typer.echo("\n".join(lines(result)))
+    if result["error"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def prepare(
     data: Annotated[Path, typer.Argument(help="A folder as `oligovox cohort look` knows it, or a list or table.")],
     store: Annotated[Path, typer.Argument(help="Store to write.")],
@@ -116,6 +155,7 @@ def pretrain(
     method: Annotated[str, typer.Option(help="See `oligovox methods`.")] = "generative",
     encoder: Annotated[str | None, typer.Option(help="Network: resenc (default) or swin.")] = None,
     preset: Annotated[str | None, typer.Option(help="Size of a resenc: tiny (default), S, M, L.")] = None,
+    fusion: Fusion = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     exclude: Annotated[
         Path | None, typer.Option(help="Split file: its test and validation people are not seen.")
@@ -130,7 +170,7 @@ def pretrain(
 
     stage = changed(Pretrain, [*change, *schedule(steps)], "pretrain", method=method)
     split = Split.load(exclude) if exclude else None
-    model = experiment.pretrain(store, out, stage=stage, network=NetworkChoice.named(encoder, preset), split=split)
+    model = experiment.pretrain(store, out, stage=stage, network=NetworkChoice.named(encoder, preset, fusion), split=split)
     result = {"model": str(model)}
     say(result, json)
 
@@ -155,6 +195,7 @@ def finetune(
         str | None, typer.Option(help="Network where there is no --from: resenc (default) or swin.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Size of a resenc: tiny (default), S, M, L.")] = None,
+    fusion: Fusion = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     semi: Annotated[
         str | None,
@@ -171,9 +212,9 @@ def finetune(
 
     strategy = [f"semi.name={semi}"] if semi else []
     stage = changed(Finetune, [*strategy, *change, *schedule(steps)], "finetune")
-    if start and (encoder or preset):
-        raise SettingsError("--from brings its own network; leave out --encoder and --preset")
-    network = None if start else NetworkChoice.named(encoder, preset)
+    if start and (encoder or preset or fusion):
+        raise SettingsError("--from brings its own network; leave out --encoder, --preset and --fusion")
+    network = None if start else NetworkChoice.named(encoder, preset, fusion)
     held_out = Split.load(split) if split else None
     model = experiment.finetune(
         store, out, stage=stage, network=network, start=start, labels=labels, split=held_out, tensors=tensors
@@ -190,6 +231,10 @@ def predict(
     people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
     mirror: Annotated[bool, typer.Option(help="Average over the eight mirror images (8 times slower).")] = False,
     probabilities: Annotated[bool, typer.Option(help="Also write probability maps.")] = False,
+    losses: Annotated[
+        Path | None,
+        typer.Option(help="subsets.json of `evaluate --subsets` about this model: what missing sequences cost."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Predict on each input's own grid."""
@@ -197,7 +242,7 @@ def predict(
     from oligovox.experiment.recipe import Predict
 
     options = Predict(mirror=mirror, save_probabilities=probabilities)
-    result = experiment.predict(model, data, out, people=words(people), options=options, show=bar)
+    result = experiment.predict(model, data, out, people=words(people), options=options, losses=losses, show=bar)
     if not json:
         del result["files"]
     say(result, json)

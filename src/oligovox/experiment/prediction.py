@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from oligovox.cohort.reading import several
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription
 from oligovox.engine.runtime import Hardware, Runtime
 from oligovox.errors import CheckpointError
 from oligovox.experiment.recipe import Predict
-from oligovox.experiment.training import load_network
-from oligovox.files import hash_json
+from oligovox.experiment.sequence_price import MEASURED, NOT_MEASURED, expected_loss, loss_in_words, read_losses
+from oligovox.experiment.training import load_network, model_folder
+from oligovox.files import hash_json, read_json, write_json
 from oligovox.infer.native import already_written, prediction_paths, write_prediction
 from oligovox.infer.window import Network, predict_case
 from oligovox.prepare.store import Plan, StoredCase
@@ -50,8 +52,12 @@ def predict_cases(
     *,
     hidden: Collection[str] = (),
     measure: Callable[[StoredCase, NDArray[np.float32]], Mapping[str, Any]] | None = None,
+    losses: Path | None = None,
 ) -> dict[str, Path]:
     """Predict these cases into `out`; those that stand there already, by the same model and options, are kept.
+
+    Of each combination of sequences that is not all the model knows, one line says what it got, what it knows, and how much it expects to
+    lose; the sidecars say the same. With `hidden` nothing is said: whoever hides knows.
 
     Args:
         model: folder of a segmentation model.
@@ -62,12 +68,13 @@ def predict_cases(
         hardware: device, precision, threads; None: what there is.
         hidden: sequences that are not shown to the network, as if nobody had acquired them.
         measure: what else the sidecar of a prediction says, from the case and its lesion probability (x, y, z) on the prepared grid.
+        losses: subsets.json of `evaluate --subsets` about this model; None: the one in the model folder, if there is one.
 
     Returns:
         Case name → label map.
 
     Raises:
-        CheckpointError: not a segmentation model.
+        CheckpointError: not a segmentation model, or the losses are those of another.
     """
     network, description = load_segmentation(model)
     plan, runtime = parse(Plan, description.plan, "plan of the model"), Runtime(hardware)
@@ -76,12 +83,13 @@ def predict_cases(
     seen = _hiding(network, [name not in hidden for name in plan.modalities], runtime.device) if hidden else network
     asked = [sorted(hidden)] if hidden else []
     model_hash = hash_json([description.identity, options.model_dump(mode="json"), runtime.precision, *asked])
+    expected = {} if hidden else _expected(cases, plan, description, losses or _beside(model))
     written = {}
     for done, case in enumerate(cases, start=1):
-        lacking = (name for name, there in zip(plan.modalities, case.present, strict=True) if not there)
-        if missing := [name for name in lacking if name not in hidden]:
-            say(f"{case.name}: predicted without {', '.join(missing)}; look at it before you use it")
-        if not already_written(case, out, model_hash):
+        paths, told = prediction_paths(case, out, description.labels), expected.get(case.present, {})
+        if already_written(case, out, model_hash):
+            _tell(paths["sidecar"], told)
+        else:
             probabilities = predict_case(
                 seen, case, plan,
                 patch=description.patch, overlap=options.overlap, mirror=options.mirror,
@@ -91,9 +99,9 @@ def predict_cases(
             write_prediction(
                 probabilities, case, description.labels, out,
                 plan=plan, model_hash=model_hash, regions=regions, save_probabilities=options.save_probabilities,
-                details={**found, "SequencesHidden": sorted(hidden)} if hidden else found,
+                details={**found, **told, **({"SequencesHidden": sorted(hidden)} if hidden else {})},
             )  # fmt: skip
-        written[case.name] = prediction_paths(case, out, description.labels)["label"]
+        written[case.name] = paths["label"]
         progress(done, len(cases), case.name)
     return written
 
@@ -107,6 +115,42 @@ def region_outputs(settings: Mapping[str, Any]) -> Mapping[str, Sequence[int]] |
     """Region name → class numbers, in channel order, of a segmentation trained in mode 'regions'; None for exclusive classes."""
     chosen = task_of(settings)
     return chosen.labels if chosen.mode == "regions" else None
+
+
+def _beside(model: Path) -> Path | None:
+    """The table of losses in a model folder."""
+    path = model_folder(model) / MEASURED
+    return path if path.is_file() else None
+
+
+def _expected(
+    cases: Sequence[StoredCase], plan: Plan, description: ModelDescription, losses: Path | None
+) -> dict[tuple[bool, ...], dict[str, Any]]:
+    """Sequences that are there → what a sidecar says of the loss; each combination that lacks some is said once."""
+    lacking = not all(all(case.present) for case in cases)
+    rows = read_losses(losses, description.identity) if losses and lacking else []
+    found: dict[tuple[bool, ...], dict[str, Any]] = {}
+    for present in dict.fromkeys(case.present for case in cases):
+        if all(present):
+            found[present] = {"ExpectedLoss": []}
+            continue
+        names = [case.name for case in cases if case.present == present]
+        got = [name for name, there in zip(plan.modalities, present, strict=True) if there]
+        lost = expected_loss(rows, got, plan.modalities)
+        found[present] = {"ExpectedLoss": lost or NOT_MEASURED}
+        absent = [name for name in plan.modalities if name not in got]
+        say(
+            f"{several(len(names), 'case')}, first {names[0]}: predicted without {', '.join(absent)}, from {', '.join(got)}; {loss_in_words(lost)}; "
+            "look at them before you use them"
+        )
+    return found
+
+
+def _tell(sidecar: Path, told: Mapping[str, Any]) -> None:
+    """Bring the sidecar of a prediction that is kept up to date: its loss may have been measured since."""
+    content = read_json(sidecar)
+    if any(content.get(key) != value for key, value in told.items()):
+        write_json(sidecar, {**content, **told})
 
 
 def _hiding(network: nn.Module, shown: Sequence[bool], device: torch.device) -> Network:

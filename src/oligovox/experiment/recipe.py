@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from oligovox import catalogue
-from oligovox.cohort import bids, layouts
+from oligovox.cohort import bids, layouts, table
 from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.modalities import canonical
 from oligovox.cohort.reading import Asked
@@ -104,11 +104,9 @@ class CohortChoice(Settings):
         Raises:
             CohortError: it describes no usable cohort.
         """
-        if self.table:
-            return Cohort.load(Path(self.table))
-        source = made or self.folder or self.bids
+        source = made or self.table or self.folder or self.bids
         assert source is not None, "a simulated cohort is made before it is read"
-        layout = self.layout if self.folder else bids.LAYOUT
+        layout = table.LAYOUT if self.table else self.layout if self.folder else bids.LAYOUT
         return layouts.read(Path(source), layout, Asked(mask=self.mask, labels=self.labels, sequences=self.sequences))
 
 
@@ -135,15 +133,16 @@ class NetworkChoice(Settings):
     )
 
     @classmethod
-    def named(cls, name: str | None, preset: str | None) -> NetworkChoice:
-        """As the command line says it: a residual encoder of some size, or another network with its default settings.
+    def named(cls, name: str | None, preset: str | None, fusion: str | None = None) -> NetworkChoice:
+        """As the command line says it: a residual encoder of some size, or another network with its default settings; how sequences meet in it.
 
         Raises:
             SettingsError: a preset for another network than the residual encoder.
         """
         if preset and name not in (None, "resenc"):
             raise SettingsError(f"preset {preset} is a size of resenc; the settings of {name} belong in a recipe")
-        return cls(name=name or "resenc", settings={"preset": preset} if preset else {})
+        given = {"preset": preset, "fusion": fusion}
+        return cls(name=name or "resenc", settings={key: value for key, value in given.items() if value})
 
 
 class Stage(Settings):

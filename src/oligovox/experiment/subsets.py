@@ -3,7 +3,8 @@
     OUT/store/                           the labelled exams, prepared by the model's plan
     OUT/subsets/<T1w+FLAIR>/             predictions/ and the files of `scoring`, of the exams that have these sequences
     OUT/subsets.tsv, prices.tsv          means with intervals of each combination; what each sequence is worth
-    OUT/subsets.json, subsets.html       both tables; the same to read
+    OUT/losses.tsv                       what each combination loses against all sequences, in the same exams
+    OUT/subsets.json, subsets.html       the tables; the same to read. In the model folder, `predict` reads the first of them
 
 Resumes: a prediction that stands there is kept. Calibration is measured on the prepared grid, in the foreground (the brain). The grid, the
 foreground and the grey values of a sequence are those of the whole exam, also where others are hidden.
@@ -28,7 +29,16 @@ from oligovox.experiment.pairs import Pair
 from oligovox.experiment.prediction import load_segmentation, predict_cases
 from oligovox.experiment.recipe import Predict, nested
 from oligovox.experiment.scoring import check_grids, score_pairs
-from oligovox.experiment.sequence_price import Measure, Scores, name_of, price_rows, subset_rows, subsets
+from oligovox.experiment.sequence_price import (
+    MEASURED,
+    Measure,
+    Scores,
+    loss_rows,
+    name_of,
+    price_rows,
+    subset_rows,
+    subsets,
+)
 from oligovox.experiment.summary import columns_of
 from oligovox.experiment.training import model_folder
 from oligovox.files import check_writable, read_json, write_json, write_tsv
@@ -101,7 +111,7 @@ def evaluate_subsets(
         show: progress.
 
     Returns:
-        "scores" (the folder), "page", and the rows of "subsets" and "prices".
+        "scores" (the folder), "page", and the rows of "subsets", "prices" and "losses".
 
     Raises:
         CheckpointError: not a segmentation model.
@@ -178,10 +188,12 @@ def _write(bench: _Bench, scores: Scores) -> dict[str, Any]:
     best = {**load_protocol(bench.protocol).BEST, **_BEST}
     rows = subset_rows(scores, bench.sequences, people, best, seed=_SEED)
     prices = price_rows(scores, bench.sequences, people, best, seed=_SEED)
+    losses = loss_rows(scores, bench.sequences, people, best, seed=_SEED)
     content = {"model": bench.description.identity, "protocol": bench.protocol, "seed": _SEED}
     content |= {"settings": bench.settings.model_dump(mode="json"), "sequences": list(bench.sequences)}
     write_tsv(bench.out / "subsets.tsv", rows, columns_of(rows))
     write_tsv(bench.out / "prices.tsv", prices, columns_of(prices))
-    write_json(bench.out / "subsets.json", content | {"subsets": rows, "prices": prices})
+    write_tsv(bench.out / "losses.tsv", losses, columns_of(losses))
+    write_json(bench.out / MEASURED, content | {"subsets": rows, "prices": prices, "losses": losses})
     page = write_subsets(rows, prices, bench.sequences, bench.out, title=f"Missing sequences: {bench.cohort.name}")
-    return {"scores": str(bench.out), "page": str(page), "subsets": rows, "prices": prices}
+    return {"scores": str(bench.out), "page": str(page), "subsets": rows, "prices": prices, "losses": losses}

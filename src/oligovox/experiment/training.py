@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from oligovox.engine.model import ModelDescription, load_model, read_description
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import CheckpointError, LabelError, SettingsError
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Stage
+from oligovox.experiment.shrinking import Size, until_it_fits
 from oligovox.files import sweep
 from oligovox.method import Method
 from oligovox.networks.encoder import Encoder
@@ -99,10 +101,18 @@ def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stag
     _check(method, built, network, stage, encoder, plan)
 
 
+def patch_multiple(method: str, settings: Mapping[str, Any], network: NetworkChoice, plan: Plan) -> int:
+    """What every side of a patch must be a multiple of, for the network and for the method; costs no memory."""
+    with torch.device("meta"):
+        encoder = build_encoder(network, plan.modalities)
+        needs = build_method(method, settings, encoder).needs
+    return math.lcm(encoder.strides[-1], needs.patch_multiple)
+
+
 def train(
     job: Job, store: Store, out: Path, *, validate: Callable[[nn.Module], Mapping[str, float]] | None = None
 ) -> Path:
-    """Train and export; a killed run resumes, a finished one returns at once.
+    """Train and export; a killed run resumes, a finished one returns at once, one out of memory goes on smaller (`experiment.shrinking`).
 
     Args:
         job: what to train.
@@ -116,7 +126,21 @@ def train(
     Raises:
         SettingsError: method, network, patch and data do not fit; said before step 0.
         CheckpointError: the start belongs to another architecture.
+        RunError: out of memory at every size.
     """
+    asked = Size(counts=tuple(stream.count for stream in job.streams), patch=job.stage.patch)
+    return until_it_fits(
+        lambda size: _train(_sized(job, size), job, store, out, validate),
+        asked,
+        lambda: patch_multiple(job.method, job.settings, job.network, store.plan),
+        out,
+    )
+
+
+def _train(
+    job: Job, asked: Job, store: Store, out: Path, validate: Callable[[nn.Module], Mapping[str, float]] | None
+) -> Path:
+    """`train`, of one size; the run stays the one that was asked for, so that it goes on from a checkpoint of another size."""
     stage, plan = job.stage, store.plan
     runtime = Runtime(stage.training)
     with torch.random.fork_rng(devices=[]):
@@ -137,8 +161,15 @@ def train(
         runtime=runtime,
         augment=lambda batch, rng: augment(batch, stage.augmentation, rng),
         validate=(lambda m: validate(m.export())) if validate else None,
-        data=_data_of(job),
+        data=_data_of(asked) | {"patch": asked.stage.patch},
     )
+
+
+def _sized(job: Job, size: Size) -> Job:
+    """The same training with micro-batches of this size."""
+    streams = tuple(replace(stream, count=count) for stream, count in zip(job.streams, size.counts, strict=True))
+    stage = job.stage.model_copy(update={"batch": size.counts[0], "patch": size.patch})
+    return replace(job, streams=streams, stage=stage)
 
 
 def fit_and_export(

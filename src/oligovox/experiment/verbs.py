@@ -298,6 +298,7 @@ def predict(
     *,
     people: Sequence[str] = (),
     options: Predict | None = None,
+    losses: Path | str | None = None,
     workers: int = 2,
     show: Show = quiet,
 ) -> dict[str, Any]:
@@ -309,6 +310,7 @@ def predict(
         out: folder for the predictions.
         people: only these; empty: everyone.
         options: sliding window; None: the defaults.
+        losses: subsets.json that `evaluate` wrote about this model: what to expect where sequences are missing; None: the model folder's own, if any.
         workers: processes that prepare.
         show: progress.
 
@@ -321,7 +323,8 @@ def predict(
     _, description = load_segmentation(model)
     check_writable(out)
     cases = _prepared(data, description, people, out, workers, show)
-    written = predict_cases(model, cases, out, options or Predict(), show("predict"))
+    beside = Path(losses) if losses else None
+    written = predict_cases(model, cases, out, options or Predict(), show("predict"), losses=beside)
     return {
         "predictions": str(out),
         "cases": len(written),

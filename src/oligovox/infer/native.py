@@ -153,6 +153,7 @@ def _provenance(case: StoredCase, plan: Plan) -> dict[str, Any]:
         "Description": "lesion prediction by oligovox; not for clinical use",
         "Sources": [case.sources[name] for name in present],
         "SpatialReference": case.sources[case.reference],
+        "SequencesKnown": list(plan.modalities),
         "SequencesPresent": present,
         "SequencesMissing": [name for name in plan.modalities if name not in present],
     }

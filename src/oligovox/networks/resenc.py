@@ -2,22 +2,25 @@
 
 Source: Isensee et al. 2024, "nnU-Net Revisited", arXiv 2404.09556.
 Deviates: the stem has no norm, because an instance norm takes a constant off its input and with it what the availability
-  channels say; no block starts as the identity, so that every weight learns from the first step.
+  channels say; no block starts as the identity, so that every weight learns from the first step. With fusion `stems` each sequence
+  has a stem of its own (`stems.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_serializer
 from torch import Tensor, nn
 
 from oligovox import settings as base
 from oligovox.networks.blocks import SLOPE, ResidualBlock, check_sides, initialise
 from oligovox.networks.encoder import Encoder, with_availability
 from oligovox.networks.fusion import Bottleneck, bottleneck
+from oligovox.networks.stems import Fusion, Stems, stem_weights
 
 Preset = Literal["nano", "tiny", "S", "M", "L"]
 
@@ -55,6 +58,16 @@ class Settings(base.Settings):
     bottleneck: Bottleneck = Field(
         "plain", description="what lies on the deepest feature: nothing, or the contextual fusion block of SLeM"
     )
+    fusion: Fusion = Field(
+        "early",
+        description="early: one stem reads all sequences beside availability channels; stems: one a sequence, and the mean of those "
+        "that are there",
+    )
+
+    @model_serializer(mode="wrap")
+    def _resolved(self, every: Callable[[Any], Any]) -> dict[str, Any]:
+        """Without fusion where it is early: runs know each other by this text, and were begun without it."""
+        return {key: value for key, value in every(self).items() if (key, value) != ("fusion", "early")}
 
 
 class ResEnc(Encoder):
@@ -69,8 +82,13 @@ class ResEnc(Encoder):
         self.modalities = modalities
         self.channels = sizes.channels
         self.strides = tuple(settings.stem_stride * 2**level for level in range(len(sizes.channels)))
-        self.modality_weights = {"stem.weight": 2}
-        self.stem = nn.Conv3d(2 * len(modalities), sizes.channels[0], 3, settings.stem_stride, padding=1)
+        self.stem: nn.Module
+        if settings.fusion == "stems":
+            self.modality_weights = stem_weights("stem")
+            self.stem = Stems(modalities, sizes.channels[0], settings.stem_stride)
+        else:
+            self.modality_weights = {"stem.weight": 2}
+            self.stem = nn.Conv3d(2 * len(modalities), sizes.channels[0], 3, settings.stem_stride, padding=1)
         entering = (sizes.channels[0], *sizes.channels[:-1])
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -89,7 +107,11 @@ class ResEnc(Encoder):
             GeometryError: a side is not a multiple of the deepest stride, or a single voxel would be left there.
         """
         check_sides(image.shape[2:], self.strides[-1], normalised=True)
-        x: Tensor = nn.functional.leaky_relu(self.stem(with_availability(image, present)), SLOPE, inplace=True)
+        x: Tensor
+        if isinstance(self.stem, Stems):
+            x = self.stem(image, present)
+        else:
+            x = nn.functional.leaky_relu(self.stem(with_availability(image, present)), SLOPE, inplace=True)
         features = []
         for stage in self.stages:
             x = stage(x)

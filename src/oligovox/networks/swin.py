@@ -7,18 +7,19 @@ Deviates: the skips are the hidden states themselves, without the residual block
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
 from oligovox.networks.blocks import check_sides, initialise
 from oligovox.networks.encoder import Encoder, with_availability
 from oligovox.networks.fusion import Bottleneck, bottleneck
+from oligovox.networks.stems import Fusion, Stems, stem_weights
 
 Four = tuple[int, int, int, int]
 
@@ -36,6 +37,16 @@ class Settings(base.Settings):
     bottleneck: Bottleneck = Field(
         "plain", description="what lies on the deepest feature: nothing, or the contextual fusion block of SLeM"
     )
+    fusion: Fusion = Field(
+        "early",
+        description="early: the first layers read all sequences beside availability channels; stems: they read the mean "
+        "over one stem a sequence, of those that are there",
+    )
+
+    @model_serializer(mode="wrap")
+    def _resolved(self, every: Callable[[Any], Any]) -> dict[str, Any]:
+        """Without fusion where it is early: runs know each other by this text, and were begun without it."""
+        return {key: value for key, value in every(self).items() if (key, value) != ("fusion", "early")}
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Settings:
@@ -54,7 +65,8 @@ class Swin(Encoder):
     Channels are `feature_size · (1, 1, 2, 4, 8, 16)`, strides 1, 2, 4, 8, 16, 32. The hidden states are layer-normalised
     over their channels, without learnt scale; the deepest one then goes through the bottleneck. The full-resolution block
     lies beside the transformer, not before it: a method that reads only the deep features gives it no gradient. It ends in
-    instance norms, so that it hardly sees the availability channels; the transformer does.
+    instance norms, so that it hardly sees the availability channels; the transformer does. With fusion `stems` both read the stems' mean,
+    which has `feature_size` channels at full resolution.
     """
 
     def __init__(self, modalities: tuple[str, ...], settings: Settings) -> None:
@@ -66,10 +78,12 @@ class Swin(Encoder):
         self.modalities = modalities
         self.channels = (size, size, 2 * size, 4 * size, 8 * size, 16 * size)
         self.strides = (1, 2, 4, 8, 16, 32)
-        self.full = UnetrBasicBlock(3, 2 * len(modalities), size, 3, 1, norm_name="instance", res_block=True)
+        self.stem = Stems(modalities, size) if settings.fusion == "stems" else None
+        entering = size if self.stem else 2 * len(modalities)
+        self.full = UnetrBasicBlock(3, entering, size, 3, 1, norm_name="instance", res_block=True)
         with torch.device("cpu"):  # it reads numbers out of a tensor, which the meta device of a dry build cannot give
             self.transformer = SwinTransformer(
-                in_chans=2 * len(modalities),
+                in_chans=entering,
                 embed_dim=size,
                 window_size=(settings.window,) * 3,
                 patch_size=(2, 2, 2),
@@ -85,7 +99,8 @@ class Swin(Encoder):
             "full.layer.conv3.conv.weight",
         )
         ours = self.state_dict()
-        self.modality_weights = {name: 2 for name in reads_image if name in ours}  # no conv3 where 2 m = feature_size
+        early = {name: 2 for name in reads_image if name in ours}  # no conv3 where 2 m = feature_size
+        self.modality_weights = stem_weights("stem") if self.stem else early
 
     def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:
         """Features, shallow to deep; see `Encoder.forward`.
@@ -94,7 +109,7 @@ class Swin(Encoder):
             GeometryError: a side is not a multiple of 32, or a single voxel would be left to contextual fusion.
         """
         check_sides(image.shape[2:], self.strides[-1], normalised=self.fused)
-        x = with_availability(image, present)
+        x = self.stem(image, present) if self.stem else with_availability(image, present)
         *hidden, deepest = self._hidden_states(x)
         return (self.full(x), *hidden, self.bottleneck(deepest))
 

@@ -7,18 +7,20 @@ the sampling position of every voxel, so that all movements cost one `grid_sampl
 1999, doi:10.1109/42.796284). A sample that is only flipped is not resampled.
 
 Intensity. Blur, low resolution and the bias field are products with one small matrix per axis.
+
+Sequences. Some of those that were acquired can be hidden, as if they had not been; z-scores and foreground stay those of the whole exam.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_serializer
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -65,6 +67,13 @@ class Augmentation(Settings):
     noise: Probability = 0.1  # probability
     noise_sd: Annotated[tuple[NotNegative, NotNegative], AfterValidator(ordered)] = (0.0, 0.3)  # foreground sd
 
+    drop_sequences: Probability = 0.0  # probability, for each acquired sequence, to be hidden; one always stays
+
+    @model_serializer(mode="wrap")
+    def _resolved(self, every: Callable[[Any], Any]) -> dict[str, Any]:
+        """Without drop_sequences where none is dropped: runs know each other by this text, and were begun without it."""
+        return {key: value for key, value in every(self).items() if (key, value) != ("drop_sequences", 0.0)}
+
     @classmethod
     def only(cls, **chosen: Any) -> Augmentation:
         """Nothing but what is named: `Augmentation.only(flip=0.5, noise=1.0)`; without arguments the identity."""
@@ -74,8 +83,9 @@ class Augmentation(Settings):
 EFFECTS = (
     "flip", "rotate", "scale", "elastic",
     "gamma", "contrast", "brightness", "bias", "blur", "low_resolution", "noise",
+    "drop_sequences",
 )  # fmt: skip
-"""Names of the probabilities in `Augmentation`: four movements, then seven intensity changes."""
+"""Names of the probabilities in `Augmentation`: four movements, seven intensity changes, and hidden sequences."""
 
 FLIPS_AND_ROTATIONS = Augmentation.only(flip=0.5, rotate=0.2)
 """For pretexts whose target is the image itself: intensities stay as they were measured."""
@@ -98,6 +108,7 @@ class Parameters:
         kept: share of the voxels kept along each axis before going back up (1).
         noise: standard deviation (0).
         noise_seed: seed of the noise.
+        stay: of the acquired sequences those with 0 and above are shown, and the one with the largest value (0 and above).
     """
 
     flip: Bool[Tensor, "b 3"]
@@ -112,6 +123,7 @@ class Parameters:
     kept: Float[Tensor, "b m"]
     noise: Float[Tensor, "b m"]
     noise_seed: Int[Tensor, "b m"]
+    stay: Float[Tensor, "b m"]
 
     def moves(self, sample: int) -> bool:
         """Whether this sample has to be resampled (a flip alone does not)."""
@@ -120,7 +132,8 @@ class Parameters:
 
 
 def augment(batch: Batch, settings: Augmentation, rng: torch.Generator) -> Batch:
-    """Draw and apply. The result is 0 outside the foreground and in absent sequences; label -1 where nothing was imaged.
+    """Draw and apply. The result is 0 outside the foreground and in absent sequences, which those it hides now are; label -1 where nothing
+    was imaged.
 
     Args:
         batch: is not changed.
@@ -162,17 +175,19 @@ def draw_parameters(b: int, m: int, settings: Augmentation, rng: torch.Generator
         kept=some(s.low_resolution, s.low_resolution_factor, 1.0),
         noise=some(s.noise, s.noise_sd, 0.0),
         noise_seed=torch.randint(2**63 - 1, (b, m), generator=host),
+        stay=torch.rand((b, m), generator=host) - s.drop_sequences,
     )
 
 
 @torch.no_grad()
 def apply(batch: Batch, parameters: Parameters) -> Batch:
     """Apply drawn parameters; the batch is not changed, and neutral parameters give an equal batch."""
-    image, foreground = batch.image.clone(), batch.foreground.clone()
+    shown = _shown(batch.present, parameters.stay)
+    image, foreground = batch.image * shown[:, :, None, None, None], batch.foreground.clone()
     label = None if batch.label is None else batch.label.clone()
     spacing = batch.spacing.cpu()
-    for sample, present in enumerate(batch.present.tolist()):
-        channels = [channel for channel, there in enumerate(present) if there]
+    for sample, kept in enumerate(shown.tolist()):
+        channels = [channel for channel, there in enumerate(kept) if there]
         maps = [foreground[sample, 0]] if label is None else [foreground[sample, 0], label[sample]]
         if parameters.moves(sample):
             grid = _sampling_grid(image[sample], spacing[sample], parameters, sample)
@@ -187,7 +202,13 @@ def apply(batch: Batch, parameters: Parameters) -> Batch:
         inside = foreground[sample, 0].to(image.dtype)
         for channel in channels:
             _recolour(image[sample, channel], inside, spacing[sample], parameters, (sample, channel))
-    return replace(batch, image=image, foreground=foreground, label=label)
+    return replace(batch, image=image, present=shown, foreground=foreground, label=label)
+
+
+def _shown(present: Bool[Tensor, "b m"], stay: Float[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
+    """Sequences that are acquired and not hidden; never none of those acquired."""
+    stay = stay.to(present.device).where(present, -math.inf)
+    return present & ((stay >= 0) | (stay == stay.amax(1, keepdim=True)))
 
 
 # ── space ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,192 @@
+"""One network for every subset of its sequences: dropout against zero filling, early fusion against stems → study_missing.json beside this file.
+
+    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER [--workers 1] [--collect]
+
+Plan, results, reading: study_missing.md. Start it again to resume: what is finished is kept. With other `--steps`, `--people`
+or `--seeds` (to see that it works) the result goes to FOLDER/study_missing.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from oligovox.engine.fit import Training
+from oligovox.engine.log import say
+from oligovox.experiment.budget_claims import claimed
+from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.experiment.sequence_price import name_of, subsets
+from oligovox.experiment.training import load_network
+from oligovox.experiment.verbs import finetune, prepare, simulate
+from oligovox.files import read_json, write_json
+from oligovox.infer.window import predict_case
+from oligovox.metrics.bootstrap import defined
+from oligovox.metrics.overlap import dice
+from oligovox.metrics.paired import difference_over_draws, mean_over_draws
+from oligovox.prepare.store import Store
+from oligovox.sample.augment import Augmentation
+
+RESULT = Path(__file__).parent / "study_missing.json"
+SEQUENCES = ("T1w", "T2w", "FLAIR")
+PEOPLE = {"labelled": (8, 970), "tested": (10, 971)}
+STEPS, TRAININGS, PATCH = 1000, (0, 1), (32, 32, 32)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained."""
+
+    fusion: str
+    drop: float
+
+
+NETWORKS = {
+    "early": Network("early", 0.0),
+    "early, dropout": Network("early", 0.4),
+    "stems, dropout": Network("stems", 0.4),
+}
+ROWS = {
+    "zero filling": ("early", False),
+    "early": ("early", True),
+    **{name: (name, True) for name in list(NETWORKS)[1:]},
+}
+"""Row of the table → network, and whether it is told which sequences are absent."""
+
+
+def people(chosen):
+    """Simulate and prepare; who is there is kept."""
+    for name, (count, seed) in PEOPLE.items():
+        cohort = chosen.out / f"{name}_cohort"
+        simulate(cohort, subjects=min(count, chosen.people), seed=seed, changes=("spacing=2",), workers=chosen.workers)
+        prepare(cohort, chosen.out / name, modalities=SEQUENCES, spacing=(2.0, 2.0, 2.0), workers=chosen.workers)
+
+
+def hiding(network, shown, told):
+    """The network with only these sequences shown; without `told` the others are zeros that are said to be there."""
+    kept = torch.tensor([name in shown for name in SEQUENCES])
+
+    def answer(image, present):
+        return network(image * kept[:, None, None, None], present & kept if told else present)
+
+    return answer
+
+
+def scored(network, told, store):
+    """Subset → person → Dice."""
+    return {
+        name_of(shown, SEQUENCES): {
+            case.person: defined(
+                dice(predict_case(hiding(network, shown, told), case, store.plan, patch=PATCH, overlap=0.25).argmax(0), case.label())
+            )
+            for case in store.labelled
+        }
+        for shown in subsets(SEQUENCES)
+    }  # fmt: skip
+
+
+def done(name, seed, chosen):
+    """Train one network and score its rows; False while another process does."""
+    folder, network = chosen.out / "runs" / f"{name}_s{seed}", NETWORKS[name]
+    with claimed(chosen.out / "claims" / f"{name}_s{seed}") as ours:
+        if not ours or (folder / "scores.json").is_file():
+            return ours
+        begun = time.process_time()
+        training = Training(
+            steps=chosen.steps,
+            lr=9e-3,
+            seed=seed,
+            threads=1,
+            channels_last=True,
+            precision="32-true",
+            tensorboard="off",
+        )
+        stage = Finetune(patch=PATCH, training=training, augmentation=Augmentation(drop_sequences=network.drop))
+        choice = NetworkChoice(name="resenc", settings={"preset": "tiny", "fusion": network.fusion})
+        model, _ = load_network(finetune(chosen.out / "labelled", folder, stage=stage, network=choice))
+        trained, store = time.process_time(), Store.open(chosen.out / "tested")
+        rows = {row: scored(model, told, store) for row, (owner, told) in ROWS.items() if owner == name}
+        seconds = {"train": round(trained - begun), "score": round(time.process_time() - trained)}
+        write_json(folder / "scores.json", {"rows": rows, "cpu_seconds": seconds})
+    return True
+
+
+def work(chosen):
+    """Do what is not done, seed by seed."""
+    torch.set_num_threads(1)
+    todo = [(name, seed) for seed in chosen.seeds for name in NETWORKS]
+    while todo:
+        left = [(name, seed) for name, seed in todo if not done(name, seed, chosen)]
+        if len(left) == len(todo):
+            time.sleep(5)
+        todo = left
+
+
+def collect(chosen):
+    """Of each row and subset the mean, and the difference to zero filling, over seeds and people."""
+    found, seconds = {}, {}
+    for seed in chosen.seeds:
+        for name in NETWORKS:
+            file = chosen.out / "runs" / f"{name}_s{seed}" / "scores.json"
+            if file.is_file():
+                content = read_json(file)
+                seconds[f"{name}_s{seed}"] = content["cpu_seconds"]
+                for row, scores in content["rows"].items():
+                    for subset, values in scores.items():
+                        found.setdefault(row, {}).setdefault(subset, {})[str(seed)] = values
+    result = {
+        "command": "OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER", "steps": chosen.steps,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", "cpu_seconds": seconds, "rows": {},
+    }  # fmt: skip
+    for row, by_subset in found.items():
+        for subset, values in by_subset.items():
+            told = {"mean": mean_over_draws(values, seed=0).as_row(), "people": values}
+            for other in ("zero filling", "early, dropout"):
+                against = found.get(other, {}).get(subset, {})
+                if other != row and set(against) & set(values):
+                    told.setdefault("minus", {})[other] = difference_over_draws(values, against, seed=0).as_row()
+            result["rows"].setdefault(row, {})[subset] = told
+    for row in (name for name in ROWS if "dropout" in name and name in found):
+        gains = [told["minus"]["zero filling"] for told in result["rows"][row].values() if "minus" in told]
+        held = [gain["low"] is not None and gain["low"] > -0.02 for gain in gains]
+        result.setdefault("at_least_as_good_as_zero_filling", {})[row] = f"{sum(held)} of {len(held)} subsets"
+    full = (chosen.steps, chosen.people, chosen.seeds) == (STEPS, 10, list(TRAININGS))
+    (RESULT if full else chosen.out / RESULT.name).write_text(json.dumps(result, indent=1) + "\n")
+    for row, by_subset in found.items():
+        means = {
+            subset: round(fmean(v for p in seeds.values() for v in p.values() if v is not None), 3)
+            for subset, seeds in by_subset.items()
+        }
+        say(f"{row:16s} {means}")
+    say(str(result.get("at_least_as_good_as_zero_filling", "")))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--people", type=int, default=10, help="at most so many labelled, and so many tested")
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(TRAININGS))
+    parser.add_argument("--collect", action="store_true", help="only write the result of what is finished")
+    chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if not chosen.collect:
+        people(chosen)
+        processes = [get_context("spawn").Process(target=work, args=(chosen,)) for _ in range(chosen.workers - 1)]
+        for process in processes:
+            process.start()
+        work(chosen)
+        for process in processes:
+            process.join()
+    collect(chosen)
+
+
+if __name__ == "__main__":
+    main()

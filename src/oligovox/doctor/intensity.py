@@ -1,0 +1,284 @@
+"""What can be wrong with the values of one image: slices that are lost or repeated, clipping, noise, ghosts of motion, an uneven field.
+
+Thresholds lie beyond what simulated scanners and the real exams of the tests have; `benchmarks/check_defects.py` counts what they find and what
+they should not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from oligovox.doctor.finding import Finding, Severity
+from oligovox.doctor.seen import Seen
+from oligovox.doctor.stripped import Covering
+from oligovox.prepare.geometry import spacing_of
+
+CLIPPED = 2e-4
+"""Share of the foreground that has the very highest value: whole exams have about 1e-6, unless they were cut off."""
+
+SNR = 5.0
+"""Median of the foreground over the noise; below, lesions of a few voxels drown."""
+
+GHOST = 0.06
+"""Signal in the air along one axis of the head over that along the others, as a share of the head's own."""
+
+UNEVEN = 0.6
+"""Half the range (5th to 95th percentile) of the smooth part of the brain or head, relative to its middle."""
+
+_CLIP_RATIO = 10.0  # and so many times more than values a little lower have
+_CLIP_SERIOUS = 5e-3
+_SIGNED = ("QSM",)  # no magnitude: neither an SNR nor a field around 1
+_MAD = 1.4826  # sd of a normal distribution over its median absolute deviation
+_KERNEL_NORM = 6.0  # sd that [1 -2 1] in two directions makes of white noise of sd 1
+_SMOOTH_MM = 24.0  # sd of the smooth part
+_AIR_MM = 8.0  # around the head, left out of the air
+_LEAST_AIR = 300  # voxels of the small copy
+_AXES = ("left-right", "front-back", "head-foot")
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices of one axis, counted from 0 in RAS order.
+
+    Attributes:
+        axis: 0 to 2.
+        empty: without any variation, between others that have some.
+        repeated: the same, voxel by voxel, as the slice before.
+        of: slices that have some variation.
+    """
+
+    axis: int
+    empty: tuple[int, ...]
+    repeated: tuple[int, ...]
+    of: int
+
+
+def odd_slices(array: NDArray[np.float32]) -> tuple[Slices, ...]:
+    """Empty and repeated slices along each axis of (x, y, z)."""
+    found = []
+    for axis in range(3):
+        across = tuple(a for a in range(3) if a != axis)
+        varied = array.max(axis=across) > array.min(axis=across)
+        shown = np.flatnonzero(varied)
+        if not shown.size:
+            continue
+        inside = np.arange(shown[0], shown[-1] + 1)
+        one, other = (
+            tuple(slice(*ends) if a == axis else slice(None) for a in range(3)) for ends in ((1, None), (None, -1))
+        )
+        same = (array[one] == array[other]).all(axis=across)
+        repeated = np.flatnonzero(same & varied[1:]) + 1
+        empty = inside[~varied[inside]]
+        found.append(Slices(axis, tuple(empty.tolist()), tuple(repeated.tolist()), int(shown.size)))
+    return tuple(found)
+
+
+def clipped_share(seen: Seen) -> tuple[float, float]:
+    """Share of the foreground at the highest value, and how many times that is the share of an interval of the same kind below it.
+
+    The values below are those of the uppermost twentieth of the range; each that occurs counts as one interval.
+    """
+    array = seen.array
+    top = float(array.max())
+    foreground = int((array > seen.level).sum())
+    at = int((array == top).sum())
+    below = array[(array < top) & (array >= top - 0.05 * (top - seen.level))]
+    usual = below.size / max(1, np.unique(below).size)
+    return at / max(1, foreground), at / max(1.0, usual)
+
+
+def noise(seen: Seen) -> float:
+    """Standard deviation of the noise, units of the file: median absolute deviation of the second differences in the finest plane (Immerkær 1996,
+    Comput Vis Image Underst 64:300), in the foreground. Smoothing, as by interpolation, hides noise from it.
+    """
+    thick = int(np.argmax(seen.spacing))
+    array = np.moveaxis(seen.array, thick, 0)
+    array = array[:: max(1, len(array) // 24)]
+    second = array[:, 2:] - 2 * array[:, 1:-1] + array[:, :-2]
+    both = second[:, :, 2:] - 2 * second[:, :, 1:-1] + second[:, :, :-2]
+    inner = ndimage.minimum_filter(array, (1, 3, 3))[:, 1:-1, 1:-1] > seen.level
+    values = both[inner]
+    return float(_MAD * np.median(np.abs(values - np.median(values))) / _KERNEL_NORM) if values.size > 1000 else 0.0
+
+
+def snr(seen: Seen) -> float | None:
+    """Median of the foreground over the noise; None where no noise can be seen."""
+    sigma = noise(seen)
+    values = seen.coarse.array[seen.coarse_foreground] - (seen.background or 0.0)
+    return float(np.median(values)) / sigma if sigma > 0 and values.size else None
+
+
+def ghosts(seen: Seen) -> tuple[float, int] | None:
+    """Signal in the air beside the head along one axis, less that along the other two, over the head's median; and that axis.
+
+    A head that moves while it is scanned is copied along the phase-encoding axis, into the air before and behind it (or beside, or above it).
+    Air beyond the neck is left out. None where there is too little air, or it was set to one value.
+    """
+    array, head = seen.coarse.array, seen.coarse_foreground
+    spacing = spacing_of(seen.coarse.affine)
+    near = ndimage.binary_dilation(head, iterations=max(1, round(_AIR_MM / max(spacing))))
+    values = array - np.float32(seen.background if seen.background is not None else 0.0)
+    levels = []
+    for axis in (0, 1):
+        shadow = np.broadcast_to(head.any(axis=axis, keepdims=True), head.shape)
+        other = np.broadcast_to(head.any(axis=1 - axis, keepdims=True), head.shape)
+        air = shadow & ~other & ~near
+        part = values[air]
+        levels.append(float(part.mean()) if part.size >= _LEAST_AIR and (part != 0).mean() > 0.5 else np.nan)
+    if not np.isfinite(levels).all():
+        return None
+    typical = float(np.median(values[head]))
+    axis = int(levels[1] > levels[0])
+    return (levels[axis] - levels[1 - axis]) / max(typical, 1e-12), axis
+
+
+def unevenness(seen: Seen) -> float:
+    """Half the 5-95 % range of the smooth part of the logarithm in the foreground: 0.1 is ± 10 %."""
+    step = tuple(slice(None, None, max(1, round(4 / size))) for size in spacing_of(seen.coarse.affine))
+    array, mask = seen.coarse.array[step], seen.coarse_foreground[step]
+    size = np.array(spacing_of(seen.coarse.affine)) * [part.step for part in step]
+    values = array - np.float32(seen.background or 0.0)
+    mask = mask & (values > 0)
+    if not mask.any():
+        return 0.0
+    level = np.median(values[mask])
+    logs = np.where(mask, np.log(np.maximum(values, level / 20) / level), 0).clip(-1.5, 1.5).astype(np.float32)
+    sigma = _SMOOTH_MM / size
+    smooth = ndimage.gaussian_filter(logs, sigma) / np.maximum(
+        ndimage.gaussian_filter(mask.astype(np.float32), sigma), 1e-3
+    )
+    low, high = np.percentile(smooth[mask], (5, 95))
+    return float(high - low) / 2
+
+
+def check_intensity(case: str, seen: Seen, covering: Covering) -> list[Finding]:
+    """Everything that is odd about the values of one image.
+
+    Args:
+        case: name of the case.
+        seen: the image.
+        covering: whether it shows the head or the brain alone.
+    """
+    findings = [*_slices(case, seen), *_clipping(case, seen)]
+    if seen.sequence in _SIGNED:
+        return findings
+    if (ratio := snr(seen)) is not None and ratio < SNR:
+        remedy = "look at it; leave the image out, or denoise it the same way as all others"
+        findings.append(
+            _one(
+                case,
+                seen,
+                "noisy",
+                "warning",
+                f"signal {ratio:.1f} times the noise",
+                f"at least {SNR:g}",
+                remedy,
+                snr=ratio,
+            )
+        )
+    if covering == "head" and (ghost := ghosts(seen)) and ghost[0] > GHOST:
+        found = (
+            f"the air {_AXES[ghost[1]]} of the head is brighter by {100 * ghost[0]:.0f} % of the head, as from motion"
+        )
+        remedy = "look at it; where lesions cannot be told from ghosts, leave the image out"
+        findings.append(
+            _one(
+                case,
+                seen,
+                "ghosts",
+                "warning",
+                found,
+                f"less than {100 * GHOST:.0f} %",
+                remedy,
+                ghost=ghost[0],
+                axis=ghost[1],
+            )
+        )
+    if (uneven := unevenness(seen)) > UNEVEN:
+        found = f"brightness drifts by ± {100 * uneven:.0f} % across the {'head' if covering == 'head' else 'brain'}"
+        remedy = "correct the bias field before training (N4, in the preparation of raw exams)"
+        findings.append(
+            _one(case, seen, "uneven", "warning", found, f"less than ± {100 * UNEVEN:.0f} %", remedy, uneven=uneven)
+        )
+    return findings
+
+
+def _slices(case: str, seen: Seen) -> list[Finding]:
+    findings = []
+    for odd in odd_slices(seen.array):
+        where = f"of {seen.array.shape[odd.axis]} slices along {_AXES[odd.axis]}"
+        numbers = {"axis": odd.axis, "of": odd.of}
+        if odd.empty:
+            found = f"{len(odd.empty)} {where} hold one value only: {_ranges(odd.empty)}"
+            remedy = "export the image again; a lesion in these slices can be neither seen nor learnt"
+            findings.append(
+                _one(
+                    case,
+                    seen,
+                    "empty_slices",
+                    "error",
+                    found,
+                    "none between slices that show something",
+                    remedy,
+                    slices=odd.empty,
+                    **numbers,
+                )
+            )
+        if odd.repeated:
+            found = f"{len(odd.repeated)} {where} repeat the one before: {_ranges(odd.repeated)}"
+            remedy = "export the image again; if it was resampled to thinner slices by copying, take the original"
+            findings.append(
+                _one(
+                    case,
+                    seen,
+                    "repeated_slices",
+                    "warning",
+                    found,
+                    "no two slices alike",
+                    remedy,
+                    slices=odd.repeated,
+                    **numbers,
+                )
+            )
+    return findings
+
+
+def _clipping(case: str, seen: Seen) -> list[Finding]:
+    share, ratio = clipped_share(seen)
+    if share < CLIPPED or ratio < _CLIP_RATIO:
+        return []
+    severity: Severity = "warning" if share >= _CLIP_SERIOUS else "note"
+    found = f"{100 * share:.2g} % of the foreground has the highest value, {seen.array.max():g}: cut off"
+    remedy = "export it without windowing; what was brighter cannot be told apart any more"
+    return [_one(case, seen, "clipped", severity, found, f"less than {100 * CLIPPED:g} %", remedy, share=share)]
+
+
+def _one(
+    case: str, seen: Seen, check: str, severity: Severity, found: str, expected: str, remedy: str, **numbers: object
+) -> Finding:
+    return Finding(
+        check=check,
+        severity=severity,
+        case=case,
+        sequence=seen.sequence,
+        files=(seen.path,),
+        found=found,
+        expected=expected,
+        remedy=remedy,
+        numbers=numbers,
+    )
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """'4-6, 9' counted from 1, with the first few only."""
+    ordered = sorted(n + 1 for n in numbers)
+    starts = [ordered[0], *(b for a, b in pairwise(ordered) if b > a + 1)]
+    ends = [*(a for a, b in pairwise(ordered) if b > a + 1), ordered[-1]]
+    parts = [f"{a}-{b}" if b > a else str(a) for a, b in zip(starts, ends, strict=True)]
+    return ", ".join(parts[:6]) + (" …" if len(parts) > 6 else "")

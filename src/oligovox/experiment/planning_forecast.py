@@ -1,0 +1,161 @@
+"""From what a probe measured to what a run will cost; arithmetic only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any
+
+from oligovox.errors import SettingsError
+from oligovox.experiment.planning_facts import Facts
+from oligovox.experiment.planning_machine import GIB, Machine
+from oligovox.experiment.recipe import Recipe
+
+WORKER = 110 * 2**20
+"""Bytes of a process that prepares, beside its case: Python with numpy, scipy and nibabel."""
+
+KEPT_CHECKPOINTS = 3
+"""Of each training while it saves: the best, the last, the new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the probe found.
+
+    Attributes:
+        preparing: see `planning_probe.probe_preparing`; None where nothing is to be prepared.
+        training: see `planning_probe.probe_training`.
+        typical: voxels of the mean case over those of the probed ones.
+        workers: processes that will prepare.
+    """
+
+    preparing: Mapping[str, Any] | None
+    training: Mapping[str, Any]
+    typical: float
+    workers: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run will cost.
+
+    Attributes:
+        seconds: wall seconds of "prepare", "pretrain", "finetune" (all arms, with validation) and "predict".
+        cpu: CPU seconds of the same, of all processes.
+        validation: part of "finetune" that is spent on validation, wall seconds.
+        memory: bytes at most, all processes together.
+        gpu_memory: bytes at most on the GPU.
+        disk: bytes of "store", "checkpoints" and "predictions".
+    """
+
+    seconds: Mapping[str, float]
+    cpu: Mapping[str, float]
+    validation: float
+    memory: int
+    gpu_memory: int
+    disk: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON, in hours, GiB and CPU seconds."""
+        hours = {stage: round(value / 3600, 4) for stage, value in self.seconds.items()}
+        disk = {part: round(value / GIB, 4) for part, value in self.disk.items()}
+        return {
+            "hours": hours | {"total": round(sum(self.seconds.values()) / 3600, 4)},
+            "cpu_seconds": {stage: round(value, 2) for stage, value in self.cpu.items()},
+            "memory_gib": round(self.memory / GIB, 3),
+            "gpu_memory_gib": round(self.gpu_memory / GIB, 3),
+            "disk_gib": disk | {"total": round(sum(self.disk.values()) / GIB, 4)},
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        parts = ", ".join(f"{stage} {_time(value)}" for stage, value in self.seconds.items())
+        disk = ", ".join(f"{part} {value / GIB:.2g}" for part, value in self.disk.items())
+        gpu = f", {self.gpu_memory / GIB:.2g} GiB of the GPU's" if self.gpu_memory else ""
+        return [
+            f"forecast: {_time(sum(self.seconds.values()))} in all ({parts}); scores and page come on top",
+            f"forecast: {self.memory / GIB:.2g} GiB of memory at most{gpu}; {sum(self.disk.values()) / GIB:.2g} GiB of disk ({disk})",
+        ]
+
+
+def forecast(measured: Measured, recipe: Recipe, facts: Facts) -> Forecast:
+    """What this recipe will cost."""
+    found = {clock: _spent(measured, recipe, facts, clock) for clock in ("seconds", "cpu")}
+    validation = found["seconds"].pop("validation")
+    found["cpu"].pop("validation")
+    training, preparing, cases = measured.training, measured.preparing, len(facts.exams)
+    made = preparing["disk"] / preparing["cases"] * measured.typical * cases if preparing else 0
+    checkpoints = [
+        training[stage]["checkpoint"] for stage in ("pretrain", *["finetune"] * len(recipe.arms)) if stage in training
+    ]
+    tested = _cases_of(recipe.split.test, facts) * len(recipe.arms)
+    # preparing happens in workers beside this process, which by then has not trained
+    beside = measured.workers * (WORKER + preparing["memory"]) if preparing else 0
+    return Forecast(
+        seconds=found["seconds"],
+        cpu=found["cpu"],
+        validation=validation,
+        memory=int(max(training["memory"], beside + training.get("start_memory", 0))),
+        gpu_memory=int(training["gpu_memory"]),
+        disk={
+            "store": int(made),
+            "checkpoints": int(KEPT_CHECKPOINTS * sum(checkpoints)),
+            "predictions": int(tested * measured.typical * training["predict"]["disk"]),
+        },
+    )
+
+
+def refuse(expected: Forecast, machine: Machine) -> None:
+    """Say no where it cannot run.
+
+    Raises:
+        SettingsError: memory or disk does not suffice; with both numbers.
+    """
+    disk = sum(expected.disk.values())
+    for what, needed, free in (
+        ("memory", expected.memory, machine.memory),
+        ("memory of the GPU", expected.gpu_memory, machine.gpu_memory if machine.gpu else expected.gpu_memory),
+        ("disk", disk, machine.disk),
+    ):
+        if needed > free:
+            raise SettingsError(
+                f"{what}: the run needs {needed / GIB:.2f} GiB, {free / GIB:.2f} GiB are free; free some, or plan on another machine or disk"
+            )
+
+
+def _spent(measured: Measured, recipe: Recipe, facts: Facts, clock: str) -> dict[str, float]:
+    """Stage → seconds by this clock."""
+    training, preparing, arms = measured.training, measured.preparing, len(recipe.arms)
+    each = preparing[clock] * measured.typical * len(facts.exams) if preparing else 0.0
+    predicting = training["predict"][clock] * measured.typical
+    watched = training["predict"][f"validation_{clock}"] * measured.typical * _cases_of(recipe.split.validation, facts)
+    stage = recipe.finetune.training
+    validation = arms * ceil(stage.steps / stage.validate_every) * watched
+    return {
+        "prepare": each / measured.workers if clock == "seconds" else each,
+        "pretrain": training["pretrain"][clock] * recipe.pretrain.training.steps if recipe.pretrain else 0.0,
+        "finetune": arms * training["finetune"][clock] * stage.steps + validation,
+        "predict": arms * predicting * _cases_of(recipe.split.test, facts),
+        "validation": validation,
+    }
+
+
+def _cases_of(people: int | tuple[str, ...], facts: Facts) -> float:
+    """Cases of so many people."""
+    count = people if isinstance(people, int) else len(people)
+    return count * len(facts.exams) / facts.people
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 3600
+        else f"{seconds / 60:.1f} min"
+        if seconds >= 60
+        else f"{seconds:.0f} s"
+    )

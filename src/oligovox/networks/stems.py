@@ -1,0 +1,58 @@
+"""Stems: one small convolution for each sequence, and the mean of what those that are there say.
+
+Source: Havaei et al. 2016, "HeMIS: Hetero-Modal Image Segmentation", arXiv 1607.05194: layers of each modality apart, then moments over
+  those that are there.
+Deviates: the mean alone, without the variance, after one layer; an offset of each sequence, so that an absent one is told from a dark one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from oligovox.networks.blocks import SLOPE
+
+Fusion = Literal["early", "stems"]
+"""How sequences meet: as channels beside availability channels in one convolution, or each through a stem of its own."""
+
+
+class Stems(nn.Module):
+    """Leaky ReLU of a 3³ convolution of each sequence; of those that are there the mean, times the number of sequences known.
+
+    That is the sum over stems, scaled by known / there as dropout scales what it keeps: the size of a feature does not depend on how many
+    sequences are there, and `transfer`, which scales sums by old m / new m, leaves the mean of the same stems as it was. What an absent
+    sequence's channel holds is not read. Without any sequence the feature is 0. Stems are added in the order of their names, so that the
+    order of the plan changes no bit.
+
+    Args:
+        modalities: names of the input channels, in order.
+        channels: of the feature.
+        stride: 2 halves the grid.
+    """
+
+    def __init__(self, modalities: tuple[str, ...], channels: int, stride: int = 1) -> None:
+        super().__init__()
+        m = len(modalities)
+        self.stride = stride
+        self.order = sorted(range(m), key=lambda index: modalities[index])
+        self.filters = nn.Parameter(nn.init.kaiming_normal_(torch.empty(channels, m, 3, 3, 3), a=SLOPE))
+        self.offsets = nn.Parameter(torch.randn(channels, m) * m**-0.5)  # as loud as availability channels at the start
+
+    def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> Float[Tensor, "b c u v w"]:
+        """(b, m, x, y, z) → (b, channels, x / stride, y / stride, z / stride)."""
+        share = len(self.order) * present / present.sum(1, keepdim=True).clamp_min(1)
+        said: list[Tensor] = []
+        for index in self.order:
+            own, offset = self.filters[:, index : index + 1], self.offsets[:, index]
+            heard = nn.functional.conv3d(image[:, index : index + 1], own, offset, self.stride, padding=1)
+            heard = nn.functional.leaky_relu(heard, SLOPE, inplace=True)
+            said.append(share[:, index, None, None, None, None].to(heard.dtype) * heard)
+        return sum(said[1:], start=said[0])
+
+
+def stem_weights(name: str) -> dict[str, int]:
+    """`Encoder.modality_weights` of an encoder that holds its stems under this name."""
+    return {f"{name}.filters": 1, f"{name}.offsets": 1}

@@ -1,0 +1,177 @@
+"""What is mended is mended and written down, all else is byte for byte as it was, and the data are never touched."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from oligovox.cohort.bids import read_bids
+from oligovox.cohort.manifest import Cohort
+from oligovox.doctor.finding import Finding
+from oligovox.doctor.header import look_at_headers
+from oligovox.doctor.labels import look_at_masks, look_at_scheme
+from oligovox.doctor.mend import mend
+from oligovox.doctor.scan import read_scans
+from oligovox.errors import OutputError
+from oligovox.files import hash_file, read_json
+
+
+def look(cohort: Cohort) -> list[Finding]:
+    findings = look_at_scheme(cohort)
+    for case in cohort.cases:
+        scans, broken = read_scans(case)
+        findings += [*broken, *look_at_headers(case, scans), *look_at_masks(case, scans, cohort.labels)]
+    return findings
+
+
+def image_of(root: Path, number: int, sequence: str = "T1w") -> Path:
+    name = f"sub-{number:02d}"
+    return root / name / "anat" / f"{name}_{sequence}.nii.gz"
+
+
+def mask_of(root: Path, number: int, pipeline: str = "manual") -> Path:
+    name = f"sub-{number:02d}"
+    return root / "derivatives" / pipeline / name / "anat" / f"{name}_label-lesion_mask.nii.gz"
+
+
+def states(root: Path) -> dict[Path, str]:
+    return {path: hash_file(path) for path in root.rglob("*") if path.is_file()}
+
+
+def spoil(ward: Path) -> None:
+    """One defect of each kind that can be repaired, and a truncated file that cannot."""
+    path = image_of(ward, 1)  # another tool's qform
+    image = nib.load(path)
+    made = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
+    made.set_qform(image.affine + np.array([[0, 0, 0, 7]] + [[0] * 4] * 3), 1)
+    nib.save(made, path)
+    path = image_of(ward, 2)  # NaN
+    array = nib.load(path).get_fdata(dtype=np.float32)
+    array[0, 0, :5] = np.nan
+    nib.save(nib.Nifti1Image(array, nib.load(path).affine), path)
+    path = mask_of(ward, 1)  # finer voxels
+    array, affine = np.asarray(nib.load(path).dataobj), nib.load(path).affine
+    finer = affine @ np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(array.repeat(2, 0).repeat(2, 1).repeat(2, 2), finer), path)
+    path = mask_of(ward, 2)  # another value, and the header lost
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj) * np.uint8(9), np.eye(4)), path)
+    path = image_of(ward, 3)
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def test_all_that_can_be_mended_is(ward: Path, tmp_path: Path) -> None:
+    masks = {number: np.asarray(nib.load(mask_of(ward, number)).dataobj) for number in (1, 2)}
+    spoil(ward)
+    before, out = states(ward), tmp_path / "mended"
+    cohort = read_bids(ward)
+    findings = look(cohort)
+    assert {f.check for f in findings} == {"sform_qform", "not_finite", "mask_grid", "label_values", "truncated"}
+    done = mend(findings, cohort, out)
+
+    assert states(ward) == before
+    assert [f.check for f in look(read_bids(out))] == ["truncated"]
+    for number, mask in masks.items():
+        assert np.array_equal(np.asarray(nib.load(mask_of(out, number, "oligovox")).dataobj), mask)
+    assert np.array_equal(*(np.asarray(nib.load(image_of(root, 1)).dataobj) for root in (ward, out)))
+    assert hash_file(image_of(out, 3)) == hash_file(image_of(ward, 3))
+    assert hash_file(image_of(out, 1, "FLAIR")) == hash_file(image_of(ward, 1, "FLAIR"))
+    assert not (tmp_path / ".mended.mending").exists()
+
+    assert read_json(out / "mended.json") == done
+    assert sorted((a["check"], a["repair"]) for a in done["actions"]) == [
+        ("label_values", "labels"), ("mask_grid", "grid"), ("mask_grid", "header"), ("not_finite", "values"), ("sform_qform", "header"),
+    ]  # fmt: skip
+    for action in done["actions"]:
+        assert action["sha256_before"] == before[Path(action["file"])]
+        assert action["sha256_after"] == hash_file(out / action["mended"])
+        assert action["undo"]
+    header = next(a for a in done["actions"] if a["check"] == "sform_qform")
+    assert header["was"]["qform"][3] - header["is"]["qform"][3] == pytest.approx(7)
+    assert mend(findings, cohort, out) == done  # again: nothing is made anew
+
+
+def test_labels_with_gaps_are_renumbered_everywhere(ward: Path, tmp_path: Path) -> None:
+    scheme = {"core": 1, "oedema": 2, "rim": 4}
+    for number in (1, 2, 3):
+        image = nib.load(mask_of(ward, number))
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * np.uint8(4), image.affine), mask_of(ward, number))
+    cohort = read_bids(ward, labels=scheme)
+    done = mend(look(cohort), cohort, tmp_path / "out")
+    mended = read_bids(tmp_path / "out")
+    assert mended.labels == {"core": 1, "oedema": 2, "rim": 3}
+    assert [set(np.unique(nib.load(case.label).dataobj)) for case in mended.cases] == [{0, 3}] * 3
+    assert (len(done["actions"]), done["actions"][0]["undo"]) == (3, "renumber 3 → 4")
+    assert look(mended) == []
+
+
+def test_metres_become_mm_and_every_byte_of_the_voxels_stays(ward: Path, tmp_path: Path) -> None:
+    path = image_of(ward, 1)
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    header = nib.Nifti1Header(bytes(data[:348]))
+    affine = np.diag([1e-3] * 3 + [1]) @ header.get_sform()
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1)
+    header.set_xyzt_units("meter")
+    data[:348] = header.binaryblock
+    data[112:120] = np.array([0.5, 3], "<f4").tobytes()  # scale factors must survive
+    path.write_bytes(gzip.compress(bytes(data)))
+    cohort = read_bids(ward)
+    mend(look(cohort), cohort, tmp_path / "out")
+    new = gzip.decompress(image_of(tmp_path / "out", 1).read_bytes())
+    assert new[348:] == bytes(data[348:])
+    assert new[112:120] == bytes(data[112:120])
+    assert nib.load(image_of(tmp_path / "out", 1)).header.get_zooms() == pytest.approx((1, 1, 1.2))
+    assert look(read_bids(tmp_path / "out")) == []
+
+
+def test_a_label_that_cannot_be_written_is_left_out_and_said(ward: Path, tmp_path: Path) -> None:
+    path = mask_of(ward, 2)
+    array = np.asarray(nib.load(path).dataobj).copy()
+    array[3] = 2
+    nib.save(nib.Nifti1Image(array, nib.load(path).affine), path)
+    cohort = read_bids(ward)
+    done = mend(look(cohort), cohort, tmp_path / "out")
+    assert done["left_out"] == [{"case": "sub-02", "file": str(path), "why": "has the values 2"}]
+    assert [case.name for case in read_bids(tmp_path / "out").labelled] == ["sub-01", "sub-03"]
+
+
+def test_a_killed_run_goes_on(ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(ward)
+    cohort, out = read_bids(ward), tmp_path / "out"
+    findings = look(cohort)
+    with monkeypatch.context() as patch:
+        patch.setattr("oligovox.doctor.mend.bids_write.write", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            mend(findings, cohort, out)
+    assert not out.exists()
+    made = sorted((tmp_path / ".out.mending" / "files").glob("*.nii.gz"))
+    assert len(made) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr("oligovox.doctor.mend._apply", _killed)  # would be called to make one anew
+        assert len(mend(findings, cohort, out)["actions"]) == 5
+
+
+def _killed(*arguments: object, **more: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "place", [lambda ward: ward / "sub-01" / "anat" / "out", lambda ward: ward, lambda ward: ward.parent]
+)
+def test_out_must_not_touch_the_data(ward: Path, place: Callable[[Path], Path]) -> None:
+    before = states(ward)
+    with pytest.raises(OutputError, match="choose a folder outside of it"):
+        mend([], read_bids(ward), place(ward))
+    assert states(ward) == before
+
+
+def test_what_is_there_is_not_overwritten(ward: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is there already"):
+        mend([], read_bids(ward), tmp_path / "out")
