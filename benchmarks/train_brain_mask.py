@@ -295,13 +295,14 @@ def main():
     with atomic_file(WEIGHTS) as temporary:
         write_tensors(temporary, best.export().state_dict())
     WEIGHTS.chmod(0o644)
+    said = ["RUN" if word == str(given.out) else word for word in sys.argv[1:]]
     content = {
         "format": "oligovox-brain-mask/1",
         "sha256": hash_file(WEIGHTS),
         "network": "resenc",
         "network_settings": NETWORK.model_dump(mode="json"),
         "spacing_mm": SPACING_MM,
-        "command": f"OMP_NUM_THREADS=1 python benchmarks/train_brain_mask.py {' '.join(sys.argv[1:])}",
+        "command": f"OMP_NUM_THREADS=1 python benchmarks/train_brain_mask.py {' '.join(said)}",
         "trained_on": f"{HEADS} simulated heads; no image of a person",
         "seed": given.seed,
         "batch": given.batch,

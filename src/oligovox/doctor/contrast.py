@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from oligovox.doctor.finding import Finding
+from oligovox.doctor.intensity import unevenness
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import Covering
 from oligovox.prepare.geometry import Spacing, spacing_of
@@ -34,6 +35,7 @@ _WORDS: Mapping[Look, str] = {
 }
 _SOME_BRIGHT, _SOME_DARK = 0.03, 0.015  # share of the brain that is fluid, at least
 _MOSTLY_BRIGHT, _MOSTLY_DARK = 0.12, 0.2  # dark share of what is far from white matter: below, above
+_TOO_UNEVEN = 0.25  # beyond such a field in a brain, values say little about tissue
 _RIM_MM = 6.0  # left out along the border of a stripped brain
 _BELOW_VERTEX_MM = 65.0  # the middle of the brain under the top of the head
 _INNER_MM = (50.0, 62.0, 42.0)  # half axes of an ellipsoid that lies in any adult's brain
@@ -160,7 +162,9 @@ def check_contrast(case: str, seen: Seen, covering: Covering) -> list[Finding]:
         covering: whether it shows the head or the brain alone.
     """
     expected = _KINDS.get(seen.sequence)
-    if expected is None or (measured := tissue(seen, covering)) is None:
+    if expected is None or (covering == "stripped" and unevenness(seen, covering) > _TOO_UNEVEN):
+        return []
+    if (measured := tissue(seen, covering)) is None:
         return []
     look = looks_like(measured, covering)
     if look is None or expected in look.split(" or "):

@@ -28,7 +28,7 @@ SNR = 5.0
 GHOST = 0.06
 """Signal in the air along one axis of the head over that along the others, as a share of the head's own."""
 
-UNEVEN = 0.6
+UNEVEN = 0.45
 """Half the range (5th to 95th percentile) of the smooth part of the brain or head, relative to its middle."""
 
 _CLIP_RATIO = 10.0  # and so many times more than values a little lower have
@@ -138,21 +138,30 @@ def ghosts(seen: Seen) -> tuple[float, int] | None:
     return (levels[axis] - levels[1 - axis]) / max(typical, 1e-12), axis
 
 
-def unevenness(seen: Seen) -> float:
-    """Half the 5-95 % range of the smooth part of the logarithm in the foreground: 0.1 is ± 10 %."""
+def unevenness(seen: Seen, covering: Covering) -> float:
+    """Half the 5-95 % range of the smooth part of the logarithm in the foreground: 0.1 is ± 10 %.
+
+    Of a stripped brain that is all that is not background, since a threshold would leave out the dark end of a strong field; of a head what is
+    above half of Otsu's threshold.
+
+    Args:
+        seen: the image.
+        covering: whether it shows the head or the brain alone.
+    """
     step = tuple(slice(None, None, max(1, round(4 / size))) for size in spacing_of(seen.coarse.affine))
     array, mask = seen.coarse.array[step], seen.coarse_foreground[step]
     size = np.array(spacing_of(seen.coarse.affine)) * [part.step for part in step]
     values = array - np.float32(seen.background or 0.0)
+    if covering == "stripped":
+        mask = ndimage.binary_erosion(values > 0)  # a block at the border is part background
     mask = mask & (values > 0)
     if not mask.any():
         return 0.0
     level = np.median(values[mask])
     logs = np.where(mask, np.log(np.maximum(values, level / 20) / level), 0).clip(-1.5, 1.5).astype(np.float32)
     sigma = _SMOOTH_MM / size
-    smooth = ndimage.gaussian_filter(logs, sigma) / np.maximum(
-        ndimage.gaussian_filter(mask.astype(np.float32), sigma), 1e-3
-    )
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    smooth = ndimage.gaussian_filter(logs, sigma) / np.maximum(weight, 1e-3)
     low, high = np.percentile(smooth[mask], (5, 95))
     return float(high - low) / 2
 
@@ -200,7 +209,7 @@ def check_intensity(case: str, seen: Seen, covering: Covering) -> list[Finding]:
                 axis=ghost[1],
             )
         )
-    if (uneven := unevenness(seen)) > UNEVEN:
+    if (uneven := unevenness(seen, covering)) > UNEVEN:
         found = f"brightness drifts by ± {100 * uneven:.0f} % across the {'head' if covering == 'head' else 'brain'}"
         remedy = "correct the bias field before training (N4, in the preparation of raw exams)"
         findings.append(

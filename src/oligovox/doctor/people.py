@@ -3,8 +3,8 @@
 | check | severity | what was found |
 | --- | --- | --- |
 | duplicate_image | error | the same voxels for two people or two sequences; a warning for two visits of one person |
-| same_person | warning | two names, one head: the images are too alike for two people |
-| train_test | error | either of these, or one person's visits, with one in training and one in test |
+| same_person | warning | two names, one head: the images are too alike for two people; a likeness is no proof, across training and test neither |
+| train_test | error | the same voxels, or one person's visits, with one in training and one in test |
 | missing_sequence | note | sequences that others have |
 
 Three marks are kept of an image. `digest` is of its voxels in the order of the file. `profile` does not change with axis order, flips, type or
@@ -181,8 +181,8 @@ def _pair(shared: Sequence[tuple[Likeness, float, Trait, Trait]], copies: bool, 
     who = first.case if first.case == second.case else f"{first.case} and {second.case}"
     what = "the same voxels" if copies else f"one head by its anatomy (correlation {value:.3f})"
     found = f"{who}: {what} ({', '.join(names)})" + (", one in training and one in test" if apart else "")
-    severity: Severity = "error"
-    check = "train_test" if apart else "duplicate_image" if copies else "same_person"
+    check = "same_person" if not copies else "train_test" if apart else "duplicate_image"
+    severity: Severity = "error" if copies else "warning"
     if first.case == second.case:
         expected, todo = "an image of its own for every sequence", "bring the right file for one of the two"
     elif first.person == second.person:
@@ -191,7 +191,7 @@ def _pair(shared: Sequence[tuple[Likeness, float, Trait, Trait]], copies: bool, 
     else:
         expected = "every person under one name" + (", in one part" if apart else "")
         todo = "leave one of the two out, or give both the same subject name, so that a split keeps them together"
-        severity = "error" if apart or copies else "warning"
+        todo = todo if copies else f"look at both; if it is one person, {todo}"
     files = [path for _, _, one, other in shared for path in (one.path, other.path)]
     return Finding(
         check=check,

@@ -1,8 +1,8 @@
 """`oligovox run FOLDER OUT`: from a folder that somebody hands you to predictions and a page, in one command.
 
     OUT/asked.json          what was asked; the folder belongs to it
-    OUT/tables/*.tsv        who there is: as given, as used, and who has no label
-    OUT/converted/          images of layouts that are not NIfTI files
+    OUT/tables/*/NAME.tsv   who there is: as given, mended and ready, and who has no label
+    OUT/converted/          NIfTI files of layouts that have none; of DICOM with the table that says what each series is
     OUT/check/              the data doctor's page; with fix: OUT/mended/, a mended copy
     OUT/ready/              exams as the scanner gave them, registered and with a brain mask
     OUT/plan/plan.yaml      the recipe, chosen for this machine
@@ -15,17 +15,21 @@ Every stage resumes: start the same command again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from oligovox.cohort import dicom, layouts
 from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.series import TABLE
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import outline
 from oligovox.engine.log import read_log, say
-from oligovox.errors import CohortError, SettingsError
+from oligovox.errors import CohortError, OutputError, SettingsError
 from oligovox.experiment.checking import check_data
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
+from oligovox.experiment.folders import series
 from oligovox.experiment.planning import plan
 from oligovox.experiment.readying import ready, ready_back
 from oligovox.experiment.recipe import Recipe, read_recipe
@@ -34,6 +38,9 @@ from oligovox.experiment.verbs import predict
 from oligovox.files import check_writable, read_json, write_json
 from oligovox.prepare.geometry import read_volume
 from oligovox.report.front import Stop, write_front
+from oligovox.report.page import load_report
+from oligovox.report.text import count
+from oligovox.report.verdict import verdict
 
 Raw = Literal["auto", "always", "never"]
 """Whether exams are registered and their brain is found: auto: where an image shows the whole head and nobody gave a brain mask."""
@@ -67,6 +74,39 @@ class Asked:
     changes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What every stage needs.
+
+    Attributes:
+        name: of the data, for tables and page.
+        out: folder of the run.
+        asked: see `Asked`.
+        workers: processes.
+        show: progress.
+        stops: stages that are done, for the page.
+    """
+
+    name: str
+    out: Path
+    asked: Asked
+    workers: int
+    show: Show
+    stops: list[Stop] = field(default_factory=list)
+
+    def stop(self, name: str, said: str, link: str) -> None:
+        """A stage is done."""
+        say(f"{name.lower()}: {said}")
+        self.stops.append(Stop(name, said, link))
+
+    def table(self, cohort: Cohort, stage: str) -> Path:
+        """Write down who there is."""
+        path = self.out / "tables" / stage / f"{self.name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cohort.save(path)
+        return path
+
+
 def run_folder(
     data: Path | str, out: Path | str, asked: Asked | None = None, *, workers: int = 2, show: Show = quiet
 ) -> dict[str, Any]:
@@ -83,42 +123,24 @@ def run_folder(
         page (index.html), report, predictions (folder; None where everybody has a label), run.
 
     Raises:
-        CohortError: the folder is not understood, or the doctor found what has to be mended first.
+        CohortError: the folder is not understood, nobody has a label, or the doctor found what has to be mended first.
         SettingsError: it cannot run on this machine, or the folder belongs to another command.
         InputError, RunError: of the stages; what was finished stays.
     """
     data, out, asked = Path(data), Path(out), asked or Asked()
     _claim(data, out, asked)
-    tables, stops = out / "tables", list[Stop]()
-    cohort = read_cohort(
-        data,
-        mask=asked.mask,
-        layout=asked.layout,
-        sequences=asked.sequences,
-        labels=asked.labels,
-        work=out / "converted",
-    )
-    given = _table(cohort, tables / "given.tsv")
-    used = _checked(given, out, asked, stops, workers, show)
-    raw = _is_raw(used, asked, out)
-    if raw:
-        made = ready(used, out / "ready", workers=workers, show=show)
-        stops.append(
-            Stop(
-                "Ready",
-                f"{made['exams']} exams on one grid each, {made['registered']} sequences registered",
-                "ready/ready.html",
-            )
-        )
-        used = _table(read_cohort(out / "ready"), tables / "used.tsv")
-    recipe = _planned(used, out, asked, stops, show)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem).strip("-.") or "cohort"
+    way = _Way(name, out, asked, workers, show)
+    used = _checked(_given(data, way), way)
+    raw = _is_raw(used, way)
+    used = _ready(used, way) if raw else used
+    recipe = _planned(used, way)
     done = run_recipe(recipe, out / "run", show=show)
     arm = best_arm(recipe, out / "run")
-    stops.append(
-        Stop("Report", f"{len(recipe.arms)} ways compared; predictions are those of '{arm}'", "run/report.html")
-    )
-    predictions = _predicted(used, out, arm, raw, stops, workers, show)
-    page = write_front(out / "index.html", title=data.resolve().name, stops=stops)
+    said = verdict(load_report(out / "run" / "report.json")).sentence
+    way.stop("Report", f"{said} Predictions are those of '{arm}'.", "run/report.html")
+    predictions = _predicted(used, arm, raw, way)
+    page = write_front(out / "index.html", title=data.resolve().name, stops=way.stops)
     say(f"start here: {page.resolve()}")
     return {
         "page": str(page),
@@ -141,21 +163,24 @@ def _claim(data: Path, out: Path, asked: Asked) -> None:
     """Make the folder this command's own.
 
     Raises:
-        CohortError: there are no data, or `out` lies among them.
+        CohortError: there are no data.
+        OutputError: `out` lies among them.
         SettingsError: it belongs to another command, or to nobody of oligovox.
     """
     if not data.exists():
         raise CohortError(f"{data}: no such folder; expected one with images, or a list or table of them")
     home = (data if data.is_dir() else data.parent).resolve()
     if out.resolve().is_relative_to(home) or home.is_relative_to(out.resolve()):
-        raise CohortError(f"{out}: lies in the folder of the data ({home}), or around it; choose another folder")
-    content = {"data": str(data.resolve()), **{key: _plain(value) for key, value in vars(asked).items()}}
+        raise OutputError(f"{out}: lies in the folder of the data ({home}), or around it; choose another folder")
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(asked).items()}
+    content = {"data": str(data.resolve()), **listed}
     file = out / "asked.json"
     if file.is_file():
         if (before := read_json(file)) != content:
             other = next(key for key in content if before.get(key) != content[key])
             raise SettingsError(
-                f"{out}: was begun with {other} {before.get(other)!r}, now it is {content[other]!r}; choose another folder, or remove this one"
+                f"{out}: was begun with {other} {before.get(other)!r}, now it is {content[other]!r}; "
+                "choose another folder, or remove this one"
             )
         return
     if out.exists() and any(out.iterdir()):
@@ -164,53 +189,90 @@ def _claim(data: Path, out: Path, asked: Asked) -> None:
     write_json(file, content)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _given(data: Path, way: _Way) -> Path:
+    """The folder as a table.
+
+    Raises:
+        CohortError: it is not understood, a person should look at what DICOM was taken for, or nobody has a label.
+    """
+    asked, work = way.asked, way.out / "converted"
+    source = _series(data, work) if asked.layout in ("", dicom.LAYOUT) and _is_dicom(data) else data
+    cohort = read_cohort(
+        source, mask=asked.mask, layout="" if source is work else asked.layout, sequences=asked.sequences,
+        labels=asked.labels, work=work,
+    )  # fmt: skip
+    table = way.table(cohort, "given")
+    if not cohort.labelled:
+        where = (
+            f"name them in the column label of {work / TABLE}"
+            if source is work
+            else f"the images are listed in {table}"
+        )
+        raise CohortError(
+            f"{data}: {count(len(cohort), 'exam')}, none with a label; draw lesion masks for two people or more ({where}), "
+            "or learn from images alone with `oligovox prepare` and `oligovox pretrain`"
+        )
+    return table
 
 
-def _table(cohort: Cohort, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cohort.save(path)
-    return path
+def _is_dicom(data: Path) -> bool:
+    try:
+        layouts.detect(data)
+    except CohortError:
+        return data.is_dir() and bool(dicom.look(data).found)
+    return False
 
 
-def _checked(given: Path, out: Path, asked: Asked, stops: list[Stop], workers: int, show: Show) -> Path:
+def _series(data: Path, work: Path) -> Path:
+    """NIfTI files of DICOM, once; the run goes on when somebody has looked at what they were taken for.
+
+    Raises:
+        CohortError: they have just been made.
+    """
+    if work.is_dir():
+        return work
+    made = series(data, work)
+    for row in made["series"]:
+        say(f"{row['file']}: {row['sequence'] or 'not used'} ({row['why']})")
+    raise CohortError(
+        f"{data}: {count(len(made['series']), 'series')} made into NIfTI files, {made['used']} of them taken for a sequence; look at "
+        f"{made['table']}, correct its column sequence, name lesion masks in its column label, and start the same command again"
+    )
+
+
+def _checked(given: Path, way: _Way) -> Path:
     """Ask the doctor; the table to go on with.
 
     Raises:
         CohortError: there are errors, and nobody asked to mend them, or they cannot be mended.
     """
-    mended = out / "mended"
-    found = check_data(given, out / "check", fix=mended if asked.fix else None, workers=workers, show=show)
-    said = f"{found['error']} errors, {found['warning']} warnings, {found['note']} notes in {found['cases']} exams"
-    stops.append(Stop("Check", said, "check/check.html"))
-    say(f"check: {said}")
+    fix, mended = way.asked.fix, way.out / "mended"
+    found = check_data(given, way.out / "check", fix=mended if fix else None, workers=way.workers, show=way.show)
+    said = f"{count(found['error'], 'error')}, {count(found['warning'], 'warning')}, {count(found['note'], 'note')} in {count(found['cases'], 'exam')}"
+    way.stop("Check", said, "check/check.html")
     if not found["error"]:
         return given
-    if asked.fix:
-        copy = read_cohort(mended)
-        again = check_data(mended, workers=workers, show=show)
-        if not again["error"]:
-            stops.append(
-                Stop("Mended", f"a copy of {len(copy)} exams; what was changed is in mended.json", "mended/mended.json")
-            )
-            return _table(copy, out / "tables" / "mended.tsv")
-        found = again
+    if fix:
+        found = check_data(mended, workers=way.workers, show=way.show)
+        if not found["error"]:
+            copy = read_cohort(mended)
+            way.stop("Mended", f"a copy of {count(len(copy), 'exam')}, with all that was changed", "mended/mended.json")
+            return way.table(copy, "mended")
     first = next(row for row in found["findings"] if row["severity"] == "error")
-    todo = "only a person can mend what is left" if asked.fix else "mend it, or say --fix to go on with a mended copy"
+    todo = "what is left only a person can mend" if fix else "mend it, or say --fix to go on with a mended copy"
     raise CohortError(
-        f"{found['error']} errors, first: {', '.join(first['files'])}: {first['found']}; {first['remedy']} "
-        f"(all of them: {out / 'check' / 'check.html'}); {todo}"
+        f"{count(found['error'], 'error')}, first: {', '.join(first['files'])}: {first['found']}; {first['remedy']} "
+        f"(all: {way.out / 'check' / 'check.html'}); {todo}"
     )
 
 
-def _is_raw(table: Path, asked: Asked, out: Path) -> bool:
+def _is_raw(table: Path, way: _Way) -> bool:
     """Whether exams are made ready first; decided once, from the pictures of the first exams without a brain mask."""
-    if asked.raw != "auto":
-        return asked.raw == "always"
-    if (out / "ready").is_dir():
+    if way.asked.raw != "auto":
+        return way.asked.raw == "always"
+    if (way.out / "ready").is_dir():
         return True
-    if (out / "plan" / "plan.yaml").is_file():
+    if (way.out / "plan" / "plan.yaml").is_file():
         return False
     bare = [case for case in Cohort.load(table).cases if not case.brain]
     return any(_shows_head(case) for case in bare[:_LOOKED_AT])
@@ -222,30 +284,32 @@ def _shows_head(case: Case) -> bool:
     return any(outline(one).covering == "head" for one in seen)
 
 
-def _planned(used: Path, out: Path, asked: Asked, stops: list[Stop], show: Show) -> Recipe:
+def _ready(table: Path, way: _Way) -> Path:
+    made = ready(table, way.out / "ready", workers=way.workers, show=way.show)
+    said = f"{count(made['exams'], 'exam')} on one grid each, {count(made['registered'], 'sequence')} moved"
+    way.stop("Ready", said, "ready/ready.html")
+    return way.table(read_cohort(way.out / "ready"), "ready")
+
+
+def _planned(used: Path, way: _Way) -> Recipe:
     """The recipe; measured and chosen once."""
-    file = out / "plan" / "plan.yaml"
+    file = way.out / "plan" / "plan.yaml"
     if not file.is_file():
-        found = plan(used, hours=asked.hours, minutes=asked.minutes, out=file.parent, show=show)
-        for line in found["lines"]:
-            say(f"plan: {line}")
-    stops.append(Stop("Plan", "; ".join(read_json(file.with_suffix(".json"))["lines"]), "plan/plan.yaml"))
-    return read_recipe(file, asked.changes)
+        plan(used, hours=way.asked.hours, minutes=way.asked.minutes, out=file.parent, show=way.show)
+    way.stop("Plan", "; ".join(read_json(file.with_suffix(".json"))["lines"]), "plan/plan.yaml")
+    return read_recipe(file, way.asked.changes)
 
 
-def _predicted(used: Path, out: Path, arm: str, raw: bool, stops: list[Stop], workers: int, show: Show) -> Path | None:
+def _predicted(used: Path, arm: str, raw: bool, way: _Way) -> Path | None:
     """Predictions of everybody without a label; None where there is nobody."""
     cohort = Cohort.load(used)
-    rest = [case for case in cohort.cases if not case.label]
+    rest = tuple(case for case in cohort.cases if not case.label)
     if not rest:
         return None
-    table = _table(replace(cohort, cases=tuple(rest)), out / "tables" / "unlabelled.tsv")
-    folder = out / "predictions"
-    predict(out / "run" / "arms" / arm, table, folder, workers=workers, show=show)
-    stops.append(Stop("Predictions", f"{len(rest)} exams without a label", "predictions"))
+    table, folder = way.table(replace(cohort, cases=rest), "unlabelled"), way.out / "predictions"
+    predict(way.out / "run" / "arms" / arm, table, folder, workers=way.workers, show=way.show)
+    way.stop("Predictions", f"{count(len(rest), 'exam')} without a label", "predictions")
     if raw:
-        ready_back(folder, out / "ready", out / "original_grids", show=show)
-        stops.append(
-            Stop("Original grids", "the same, on the grid of each image as the scanner gave it", "original_grids")
-        )
+        ready_back(folder, way.out / "ready", way.out / "original_grids", show=way.show)
+        way.stop("Original grids", "the same, on the grid of each image as the scanner gave it", "original_grids")
     return folder
