@@ -1,7 +1,9 @@
-"""Is the sequence what its name says? Fluid and grey matter against white matter, in one image alone.
+"""Is the sequence what its name says? Only what cannot be missed is judged: whether fluid is bright, as in T2w, or dark, as in T1w and FLAIR.
 
-White matter is the most common value where the brain is even; fluid is far darker or far brighter than it; grey matter lies between or above.
-Positions are not used beyond a region that is all brain, so the image need not be registered, and the skull may be on.
+Ventricles lie in the middle of every brain, amid white matter and deep grey matter. Two rules look there, and a name is doubted only where both
+contradict it: the side to which the values are skewed, which needs no level of white matter; and the largest pieces left and right that are far
+brighter, and far darker, than the most common even tissue: ventricles are on both sides, oedema mostly on one. T1w and FLAIR, with or without
+gadolinium, are not told apart.
 """
 
 from __future__ import annotations
@@ -15,59 +17,46 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from oligovox.doctor.finding import Finding
-from oligovox.doctor.intensity import unevenness
+from oligovox.doctor.intensity import snr, unevenness
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import Covering
-from oligovox.prepare.geometry import Spacing, spacing_of
+from oligovox.prepare.geometry import spacing_of
 
-Look = Literal["T1w", "T2w", "FLAIR", "T1w or FLAIR"]
-"""What fluid and grey matter can tell."""
+Fluid = Literal["bright", "dark"]
+"""Fluid against the tissue around it."""
 
-GREY_BRIGHTER, GREY_DARKER = 0.42, 0.2
-"""Of the tissue that differs from white matter, the share that is brighter: above the one in FLAIR, below the other in T1w."""
+SKEW_BRIGHT, SKEW_DARK = 0.15, -0.1
+"""Skew of the values in the middle of the brain: above the one fluid is bright, below the other dark."""
 
-_KINDS: Mapping[str, Look] = {"T1w": "T1w", "T1wGd": "T1w", "T2w": "T2w", "FLAIR": "FLAIR"}
-_WORDS: Mapping[Look, str] = {
-    "T1w": "fluid and grey matter darker than white matter",
-    "T2w": "fluid much brighter than white matter",
-    "FLAIR": "fluid darker and grey matter brighter than white matter",
-    "T1w or FLAIR": "fluid darker than white matter",
-}
-_SOME_BRIGHT, _SOME_DARK = 0.03, 0.015  # share of the brain that is fluid, at least
-_MOSTLY_BRIGHT, _MOSTLY_DARK = 0.12, 0.2  # dark share of what is far from white matter: below, above
-_TOO_UNEVEN = 0.25  # beyond such a field in a brain, values say little about tissue
+PIECE_ML = 1.0
+"""The largest piece of fluid on each side must be as large as small ventricles are."""
+
+_FLUID: Mapping[str, Fluid] = {"T1w": "dark", "T1wGd": "dark", "T2w": "bright", "FLAIR": "dark"}
+_LIKE: Mapping[Fluid, str] = {"bright": "T2w", "dark": "T1w or FLAIR"}
+_OPPOSITE = 0.1  # the largest piece of the other kind on either side, as a share of the smaller of these
+_UNEVEN, _THICK_MM, _SNR = 0.2, 4.5, 8.0  # in a more uneven brain, thicker slices or more noise, nothing is said
 _RIM_MM = 6.0  # left out along the border of a stripped brain
 _BELOW_VERTEX_MM = 65.0  # the middle of the brain under the top of the head
 _INNER_MM = (50.0, 62.0, 42.0)  # half axes of an ellipsoid that lies in any adult's brain
-_DARK, _BRIGHT = 0.6, 1.5  # of white matter: fluid is beyond
+_MIDDLE_MM = (28.0, 38.0, 28.0)  # half axes of one that holds the ventricles and hardly any cortex
+_LEAST = 2000  # voxels of brain
+_DARK, _BRIGHT = 0.6, 1.8  # of white matter: fluid is beyond
 _EVEN = 0.3  # share of the voxels that count as even
-_NEAR = (
-    0.35,
-    0.15,
-)  # white matter lies so near to the most common value; first under an uneven field, then under what is left of it
-_DIFFERS = 0.05  # tissue that differs from white matter by more is grey
-_FIELD_MM = 20.0  # sd of the smooth field
 
 
 @dataclass(frozen=True)
-class Tissue:
-    """What the values in the brain are like.
+class Middle:
+    """What the values in the middle of a brain are like.
 
     Attributes:
-        white: the value of white matter, units of the file.
-        dark: share of voxels far darker than it.
-        bright: share of voxels far brighter.
-        above: share of the voxels of tissue (neither dark nor bright) that are brighter than white matter by a twentieth.
-        below: the same, darker.
-        voxels: how many were looked at.
+        skew: (p95 + p5 − 2 · median) / (p95 − p5): above 0 where the extremes are bright.
+        dark_ml: largest piece far darker than even tissue, mL; in the left half and in the right.
+        bright_ml: largest pieces far brighter.
     """
 
-    white: float
-    dark: float
-    bright: float
-    above: float
-    below: float
-    voxels: int
+    skew: float
+    dark_ml: tuple[float, float]
+    bright_ml: tuple[float, float]
 
 
 def brain_region(seen: Seen, covering: Covering) -> NDArray[np.bool_]:
@@ -84,40 +73,37 @@ def brain_region(seen: Seen, covering: Covering) -> NDArray[np.bool_]:
     slab = slice(max(0, int(middle - 15 / spacing[2])), max(1, int(middle + 25 / spacing[2])))
     around = np.asarray(foreground[:, :, slab].any(axis=2))
     at = [(np.flatnonzero(around.any(axis=1 - axis))[[0, -1]]).mean() if around.any() else 0.0 for axis in (0, 1)]
-    grid = np.ogrid[tuple(slice(0, n) for n in foreground.shape)]
-    ellipsoid = sum(
-        ((g - c) * s / half) ** 2 for g, c, s, half in zip(grid, (*at, middle), spacing, _INNER_MM, strict=True)
+    return np.asarray(foreground & _ellipsoid(foreground.shape, (*at, middle), _INNER_MM, spacing))
+
+
+def _ellipsoid(
+    shape: tuple[int, ...], centre: tuple[float, ...], half_mm: tuple[float, ...], spacing: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    grid = np.ogrid[tuple(slice(0, n) for n in shape)]
+    return np.asarray(
+        sum(((g - c) * s / h) ** 2 for g, c, s, h in zip(grid, centre, spacing, half_mm, strict=True)) < 1
     )
-    return np.asarray(foreground & (ellipsoid < 1))
 
 
-def tissue(seen: Seen, covering: Covering) -> Tissue | None:
+def middle(seen: Seen, covering: Covering) -> Middle | None:
     """Measure an image; None where too little brain is in it."""
-    region = brain_region(seen, covering)
-    if region.sum() < 2000:
+    region, spacing = brain_region(seen, covering), np.array(spacing_of(seen.coarse.affine))
+    if region.sum() < _LEAST:
         return None
+    centre = ndimage.center_of_mass(region)
+    core = region & _ellipsoid(region.shape, centre, _MIDDLE_MM, spacing)
     values = seen.coarse.array - np.float32(seen.background or 0.0)
+    low, median, high = np.percentile(values[core], (5, 50, 95)) if core.any() else (0.0, 0.0, 0.0)
     mean = ndimage.uniform_filter(values, 3)
     spread = np.sqrt(np.maximum(ndimage.uniform_filter(values**2, 3) - mean**2, 0))
-    even = region & (spread <= np.quantile(spread[region], _EVEN))
-    white = _mode(mean[even])
-    if white <= 0:
+    if high <= low or (white := _mode(mean[core & (spread <= np.quantile(spread[core], _EVEN))])) <= 0:
         return None
-    field = np.ones_like(mean)
-    for near in _NEAR:
-        field = _field(mean, even & (np.abs(mean / field / white - 1) < near), spacing_of(seen.coarse.affine))
-    inner, smooth = values[region] / field[region], mean[region] / field[region]
-    level = _mode(smooth[even[region]])
-    if level <= 0:
-        return None
-    inner, smooth = inner / level, smooth / level
-    dark, bright = inner < _DARK, inner > _BRIGHT
-    rest = smooth[~(dark | bright)]
-    if not rest.size:
-        return None
-    shares = (dark.mean(), bright.mean(), (rest > 1 + _DIFFERS).mean(), (rest < 1 - _DIFFERS).mean())
-    far_dark, far_bright, above, below = map(float, shares)
-    return Tissue(white, far_dark, far_bright, above, below, int(region.sum()))
+    voxel, half = float(np.prod(spacing)) / 1000, round(centre[0])
+    return Middle(
+        skew=float((high + low - 2 * median) / (high - low)),
+        dark_ml=_largest(core & (mean < _DARK * white), half, voxel),
+        bright_ml=_largest(core & (mean > _BRIGHT * white), half, voxel),
+    )
 
 
 def _mode(values: NDArray[np.float32]) -> float:
@@ -127,49 +113,37 @@ def _mode(values: NDArray[np.float32]) -> float:
     return float(edges[most] + edges[most + 1]) / 2
 
 
-def _field(mean: NDArray[np.float32], white: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float32]:
-    """The smooth field that white matter shows, about 1 on average, so that a bright coil is not taken for grey matter."""
-    sigma = [_FIELD_MM / step for step in spacing]
-    level = float(mean[white].mean()) if white.any() else 1.0
-    weight = ndimage.gaussian_filter(white.astype(np.float32), sigma) + np.float32(1e-3)
-    total = ndimage.gaussian_filter(np.where(white, mean / level, 0).astype(np.float32), sigma) + np.float32(1e-3)
-    return np.asarray(total / weight)
+def _largest(mask: NDArray[np.bool_], half: int, voxel: float) -> tuple[float, float]:
+    """The largest connected piece in each half of the first axis."""
+    sizes = [np.bincount(ndimage.label(part)[0].ravel())[1:].max(initial=0) for part in (mask[:half], mask[half:])]
+    return float(sizes[0]) * voxel, float(sizes[1]) * voxel
 
 
-def looks_like(found: Tissue, covering: Covering) -> Look | None:
-    """What the values are those of; None where fluid is on neither side.
+def fluid(found: Middle) -> Fluid | None:
+    """Bright or dark where both rules say so; None where they disagree, or one of them is not sure."""
+    if found.skew > SKEW_BRIGHT and _outweighs(found.bright_ml, found.dark_ml):
+        return "bright"
+    if found.skew < SKEW_DARK and _outweighs(found.dark_ml, found.bright_ml):
+        return "dark"
+    return None
 
-    Fluid brighter than white matter: T2w. Darker, with brighter grey matter: FLAIR. Both darker: T1w, with or without gadolinium. In a head the
-    region holds too little cortex to tell the last two apart.
-    """
-    fluid = found.dark / max(found.dark + found.bright, 1e-12)
-    if found.bright > _SOME_BRIGHT and fluid < _MOSTLY_BRIGHT:
-        return "T2w"
-    if found.dark < _SOME_DARK or fluid < _MOSTLY_DARK:
-        return None
-    grey = found.above / max(found.above + found.below, 1e-12)
-    if covering == "head" or GREY_DARKER <= grey <= GREY_BRIGHTER:
-        return "T1w or FLAIR"
-    return "FLAIR" if grey > GREY_BRIGHTER else "T1w"
+
+def _outweighs(pieces: tuple[float, float], others: tuple[float, float]) -> bool:
+    return min(pieces) >= PIECE_ML and max(others) <= _OPPOSITE * min(pieces)
 
 
 def check_contrast(case: str, seen: Seen, covering: Covering) -> list[Finding]:
-    """A warning where an image named T1w, T1wGd, T2w or FLAIR clearly looks like another of them; T1w and T1wGd are not told apart.
+    """A warning where fluid in an image named T1w, T1wGd, T2w or FLAIR is clearly that of another name.
 
     Args:
         case: its name.
         seen: the image.
         covering: whether it shows the head or the brain alone.
     """
-    expected = _KINDS.get(seen.sequence)
-    if expected is None or (covering == "stripped" and unevenness(seen, covering) > _TOO_UNEVEN):
+    expected = _FLUID.get(seen.sequence)
+    if expected is None or not _clear(seen, covering) or (measured := middle(seen, covering)) is None:
         return []
-    if (measured := tissue(seen, covering)) is None:
-        return []
-    look = looks_like(measured, covering)
-    if look is None or expected in look.split(" or "):
-        return []
-    if seen.sequence == "T1wGd" and look == "FLAIR":  # a tumour that takes up gadolinium is brighter than white matter
+    if (found := fluid(measured)) is None or found == expected:
         return []
     return [
         Finding(
@@ -178,9 +152,17 @@ def check_contrast(case: str, seen: Seen, covering: Covering) -> list[Finding]:
             case=case,
             sequence=seen.sequence,
             files=(seen.path,),
-            found=f"named {seen.sequence}, but it looks like {look}: {_WORDS[look]}",
-            expected=f"{_WORDS[expected]}, as in {seen.sequence}",
+            found=f"named {seen.sequence}, but fluid is {found} in it, as in {_LIKE[found]}",
+            expected=f"fluid {'much brighter' if expected == 'bright' else 'darker'} than white matter",
             remedy="look at it beside the other sequences; where two were swapped, swap their names",
-            numbers={**asdict(measured), "looks_like": look},
+            numbers={**asdict(measured), "looks_like": _LIKE[found]},
         )
     ]
+
+
+def _clear(seen: Seen, covering: Covering) -> bool:
+    """Whether values say enough about tissue. The field of a head is not asked: scalp and neck are part of it."""
+    ratio = snr(seen)
+    if max(seen.spacing) > _THICK_MM or (ratio is not None and ratio < _SNR):
+        return False
+    return covering == "head" or unevenness(seen, covering) <= _UNEVEN

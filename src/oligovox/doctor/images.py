@@ -11,7 +11,7 @@
 | stripped_differs | warning | sequences of a case with and without skull |
 | stripped_in_cohort | note | a case that differs in this from the others |
 | not_aligned | warning | sequences of a case that do not lie on each other |
-| contrast | warning | fluid and grey matter that are not those of the sequence's name |
+| contrast | warning | fluid that is bright where the sequence's name says dark, or dark where it says bright |
 """
 
 from __future__ import annotations
