@@ -162,7 +162,7 @@ def main():
         return
     content = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/brain_mask.py --data ../shared/data",
-        "date": datetime.now(UTC).isoformat(timespec="cpu_seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "weights": json.loads(DESCRIPTION.read_text(encoding="utf-8"))["sha256"],
         "versions": versions(),
         "machine": machine(),
