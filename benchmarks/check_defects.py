@@ -1,6 +1,6 @@
 """What the data doctor finds of what was planted, and what it says where nothing was → check_defects.json.
 
-    OMP_NUM_THREADS=1 python benchmarks/check_defects.py --out FOLDER [--data ../shared/data] [--subjects 4]
+    OMP_NUM_THREADS=1 python benchmarks/check_defects.py --out FOLDER [--data ../shared/data] [--subjects 8]
 
 Each defect is planted in one sequence (or pair, or mask) of every simulated case of the grounds it fits, those of voxels also in the first exams of
 each real folder; the whole of `oligovox check` is asked, and `found` counts the cases in which the check of that name speaks. `clean` has all that is
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
-    parser.add_argument("--subjects", type=int, default=4)
+    parser.add_argument("--subjects", type=int, default=8)
     args = parser.parse_args()
     notes = args.out / "notes.json"
     code = [hash_file(path) for path in CODE]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from defects_voxels import Defect, Plant, Rng, alone, moved
 from scipy import ndimage
 
+from defects_voxels import Defect, Plant, Rng, alone, moved
 from oligovox.cohort.manifest import Case, Cohort
 
 GROUNDS = ("ms-3t", "glioma-2023")
@@ -144,11 +144,11 @@ def specks(mask: np.ndarray, rng: Rng) -> np.ndarray:
     return mask.astype(np.uint8)
 
 
-def outside(mask: np.ndarray, rng: Rng) -> np.ndarray:
-    """Rolled along one axis until it touches the end of the field of view."""
+def elsewhere(mask: np.ndarray, rng: Rng) -> np.ndarray:
+    """Moved along one axis by a fifth to two fifths of the field of view."""
     axis = int(rng.integers(3))
-    first = int(np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))[0])
-    return np.roll(mask, -first, axis)
+    by = int(mask.shape[axis] * rng.uniform(0.2, 0.4)) * int(rng.choice([-1, 1]))
+    return np.roll(mask, by, axis)
 
 
 def of_two(change: Rewrite | None, folders: tuple[str, str] = ("a", "b"), label: bool = False) -> Plant:
@@ -210,7 +210,7 @@ OF_FILES = (
     Defect("mask resampled linearly", "label_fractions", of_label(blurred, LESION), GROUNDS),
     Defect("empty mask", "empty_label", of_label(lambda mask, rng: mask * 0, LESION), GROUNDS),
     Defect("1 to 5 specks of one voxel", "tiny_lesions", of_label(specks, LESION), GROUNDS),
-    Defect("mask moved to the end of the field", "lesion_outside", of_label(outside, LESION), GROUNDS),
+    Defect("mask 20 to 40 % of the field off", "lesion_outside", of_label(elsewhere, LESION), GROUNDS),
     Defect("another person's mask", "same_mask", of_two(scanned_again, label=True), GROUNDS),
     Defect("the same voxels under two names", "duplicate_image", of_two(None), GROUNDS),
     Defect("the same, mirrored", "duplicate_image", of_two(flipped), GROUNDS),

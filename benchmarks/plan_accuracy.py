@@ -25,7 +25,7 @@ from oligovox.experiment.planning_facts import facts_of_cohort
 from oligovox.experiment.planning_forecast import Measured, forecast
 from oligovox.experiment.recipe import read_recipe
 
-STEPS = 4 if QUICK else 60
+STEPS = 4 if QUICK else 40
 MINUTES = 0.05 if QUICK else 0.3
 SLAB = 48
 COHORTS = {
@@ -128,7 +128,9 @@ def compared(name, folder):
     found = json.loads((folder / "plan" / "plan.json").read_text())
     facts = facts_of_cohort(read_cohort(data, mask=mask))
     expected = forecast(Measured(**found["measured"]), read_recipe(short), facts)
-    progress(f"{name}: planned in {planned:.0f} s, {found['choice']['network']['settings']}, {found['choice']['finetune']['patch']}")
+    progress(
+        f"{name}: planned in {planned:.0f} s, {found['choice']['network']['settings']}, {found['choice']['finetune']['patch']}"
+    )
     true = truth(short, folder)
     stages = {
         stage: {"forecast": [round(expected.seconds.get(stage, 0), 2), round(expected.cpu.get(stage, 0), 2)],
@@ -150,7 +152,9 @@ def main():
     for name in asked or COHORTS:
         with tempfile.TemporaryDirectory() as folder:
             results[name] = found = compared(name, Path(folder))
-        off = {key: 100 * (found[key]["forecast"] / found[key]["true"] - 1) for key in ("cpu_s", "wall_s", "memory_gib")}
+        off = {
+            key: 100 * (found[key]["forecast"] / found[key]["true"] - 1) for key in ("cpu_s", "wall_s", "memory_gib")
+        }
         rows.append([name, *(cell for key, miss in off.items() for cell in (*found[key].values(), f"{miss:+.0f} %"))])
         value = f"CPU time {off['cpu_s']:+.0f} %, memory {off['memory_gib']:+.0f} % (wall time {off['wall_s']:+.0f} %)"
         met = max(abs(off["cpu_s"]), abs(off["memory_gib"])) <= 25

@@ -111,9 +111,9 @@ def test_without_air_ghosts_are_not_guessed() -> None:
 def test_a_field_of_a_known_range() -> None:
     """exp(a x) over a ball, x from -1 to 1: nine tenths of its voxels have |x| < 0.81, less what smoothing takes."""
     x = np.linspace(-1.5, 1.5, SHAPE[0])[:, None, None]
-    assert unevenness(seen(head(stripped=True)), "stripped") < 0.05
+    assert unevenness(seen(head(stripped=True))) < 0.05
     for much in (0.5, 1.0):
-        assert 0.4 * much < unevenness(seen(head(stripped=True) * np.exp(much * x)), "stripped") < 0.81 * much
+        assert 0.4 * much < unevenness(seen(head(stripped=True) * np.exp(much * x))) < 0.81 * much
     assert "uneven" in names(head(stripped=True) * np.exp(1.4 * x), "stripped")
 
 
@@ -121,7 +121,7 @@ def test_a_field_too_strong_for_a_threshold_is_still_seen() -> None:
     """A factor of 37: half of the ball lies below Otsu's threshold."""
     x = np.linspace(-1.5, 1.5, SHAPE[0])[:, None, None]
     strong = seen(head(stripped=True) * np.exp(1.8 * x))
-    assert unevenness(strong, "stripped") > 0.8
+    assert unevenness(strong) > 0.8
 
 
 def test_otsu_parts_two_heaps() -> None:

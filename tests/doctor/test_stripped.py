@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from oligovox.doctor.images import look_at
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import check_cohort, check_stripped, outline
 from oligovox.prepare.geometry import Volume, read_volume
@@ -42,6 +43,13 @@ def test_a_head_with_its_air_removed_is_still_too_large_for_a_brain() -> None:
     assert outline(seen(np.where(head > 0.3 * np.median(head[person().brain]), head, 0))).covering == "head"
 
 
+def test_a_brain_under_a_strong_field_is_no_head() -> None:
+    """Its dark half lies below any threshold."""
+    field = np.exp(np.linspace(-1.8, 1.8, person().brain.shape[1]))[:, None]
+    assert outline(seen(person().images["T1w"] * person().brain * field)).covering == "stripped"
+    assert outline(seen(person().images["T1w"] * field)).covering == "head"
+
+
 def test_sequences_that_disagree_are_said() -> None:
     head = person().images["T1w"]
     images = [seen(head), seen(head * person().brain, "FLAIR")]
@@ -49,6 +57,14 @@ def test_sequences_that_disagree_are_said() -> None:
     assert found.check == "stripped_differs"
     assert found.found == "the brain alone in FLAIR, the whole head in T1w"
     assert check_stripped("sub-1", images[:1], [outline(images[0])]) == []
+
+
+def test_a_brain_torn_in_two_by_lost_slices_is_no_head() -> None:
+    brain = person().images["T1w"] * person().brain
+    torn = brain.copy()
+    torn[:, :, torn.shape[2] // 2] = 0
+    found = look_at("sub-1", [seen(torn), seen(brain, "PDw")]).findings
+    assert [one.check for one in found] == ["empty_slices"]
 
 
 def test_a_cohort_needs_a_rule_before_one_differs() -> None:

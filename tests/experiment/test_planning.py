@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
-from dataclasses import replace
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -17,13 +24,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oligovox.cohort.bids import read
-from oligovox.errors import ImageError, SettingsError
-from oligovox.experiment import planning
+from oligovox.errors import CohortError, ImageError, OutputError, RunError, SettingsError
+from oligovox.experiment import planning, planning_probe
 from oligovox.experiment import planning_choice as choose
 from oligovox.experiment.planning_facts import Exam, Facts, Grid, facts_of_cohort, grid_of
 from oligovox.experiment.planning_forecast import WORKER, Measured, forecast, refuse
 from oligovox.experiment.planning_machine import GIB, Machine, cores, free_memory
-from oligovox.experiment.planning_probe import OutOfMemory, windows
+from oligovox.experiment.planning_probe import OutOfMemory, probe, windows
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.prepare.store import Plan, Store
 from oligovox.settings import parse
@@ -155,28 +162,36 @@ RECIPE = {
     "split": {"test": 3, "validation": 1, "labels": 2}, "pretrain": {"training": {"steps": 100}},
     "finetune": {"training": {"steps": 200, "validate_every": 50}},
 }  # fmt: skip
-STEP = {"seconds": 2.0, "cpu": 3.0, "checkpoint": 10}
+STEP = {"seconds": 2.0, "cpu": 3.0, "begin_seconds": 5.0, "begin_cpu": 6.0, "checkpoint": 10}
 TRAINING = {
     "pretrain": STEP, "finetune": STEP, "memory": 3 * GIB, "gpu_memory": 0, "start_memory": GIB // 2,
-    "predict": {"seconds": 10.0, "cpu": 20.0, "validation_seconds": 5.0, "validation_cpu": 8.0, "disk": 7},
+    "start": {"seconds": 1.0, "cpu": 2.0}, "score": {"seconds": 2.0, "cpu": 3.0},
+    "predict": {"seconds": 10.0, "cpu": 20.0, "validation_seconds": 5.0, "validation_cpu": 8.0, "begin_seconds": 0.5, "begin_cpu": 1.0, "disk": 7},
 }  # fmt: skip
-PREPARING = {"seconds": 4.0, "cpu": 6.0, "memory": 2 * GIB, "disk": 100, "cases": 2}
+POOL = {"seconds": 1.0, "cpu": 0.5}
+PREPARING = {"seconds": 4.0, "cpu": 6.0, "memory": 2 * GIB, "disk": 100, "cases": 2, "pool": POOL}
 
 
 def test_a_forecast_adds_up() -> None:
     measured = Measured(preparing=PREPARING, training=TRAINING, typical=1.5, workers=2)
     found = forecast(measured, parse(Recipe, RECIPE, "test"), cohort(10, 6))
     assert found.seconds == {
-        "prepare": 10 * 6 / 2,
-        "pretrain": 200,
-        "finetune": 2 * (400 + 4 * 7.5),
+        "start": 1.5,
+        "prepare": 10 * 6 / 2 + 2,
+        "pretrain": 5 + 200,
+        "finetune": 2 * (5 + 400 + 4 * 7.5),
         "predict": 2 * 3 * 15,
-    }
-    assert found.cpu["prepare"] == 10 * 9
-    assert found.cpu["finetune"] == 2 * (600 + 4 * 12)
+        "score": 2 * (3 * 3 / 2 + 1),
+    }, "two workers begin twice to prepare, to check and to write, and once an arm to score"
+    assert found.cpu["start"] == 3
+    assert found.cpu["prepare"] == 10 * 9 + 2 * 2 * 0.5
+    assert found.cpu["finetune"] == 2 * (6 + 600 + 4 * 12)
+    assert found.cpu["score"] == 2 * (3 * 4.5 + 2 * 0.5)
     assert found.memory == 2 * (2 * GIB + WORKER) + GIB // 2, "two workers beside a process that has not trained yet"
     assert found.disk == {"store": 10 * 75, "checkpoints": 3 * 3 * 10, "predictions": 63}
-    assert found.as_json()["hours"]["total"] == pytest.approx((30 + 200 + 860 + 90) / 3600, abs=1e-4)
+    assert found.as_json()["hours"]["total"] == pytest.approx((1.5 + 32 + 205 + 870 + 90 + 11) / 3600, abs=1e-4)
+    alone = forecast(replace(measured, workers=1), parse(Recipe, RECIPE, "test"), cohort(10, 6))
+    assert alone.seconds["prepare"] == 10 * 6, "no other process has to begin"
 
 
 def test_what_does_not_fit_is_refused_with_numbers() -> None:
@@ -189,6 +204,91 @@ def test_what_does_not_fit_is_refused_with_numbers() -> None:
         refuse(expected, replace(LAPTOP, disk=3))
     with pytest.raises(SettingsError, match=r"memory of the GPU: the run needs 5.00 GiB, 4.00"):
         refuse(replace(expected, gpu_memory=5 * GIB), replace(LAPTOP, gpu="GPU", gpu_memory=4 * GIB))
+
+
+@dataclass
+class Ended:
+    """A process that ended before it answered."""
+
+    exitcode: int
+
+    def start(self) -> None: ...
+
+    join = kill = start
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "kind", "said"),
+    [(-9, OutOfMemory, "killed"), (1, RunError, "exit code 1 before"), (-7, RunError, "exit code -7 before")],
+)
+def test_a_probe_that_dies_is_said(
+    exitcode: int, kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=lambda **_: Ended(exitcode))
+    monkeypatch.setattr(planning_probe, "get_context", lambda method: context)
+    with pytest.raises(kind, match=said):
+        probe("train", {})
+
+
+def test_an_error_of_ours_ends_the_probe_with_its_own_words(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=r"exit code 1 before it had measured"):
+        probe("prepare", {"no": "table"})
+    assert "KeyError: 'table'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_full_disk_is_one_line(ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(asked: dict[str, Any]) -> None:
+        error = OSError(errno.ENOSPC, "No space left on device")
+        if ours:
+            raise OutputError("cannot be written") from error
+        raise error
+
+    monkeypatch.setattr(planning_probe, "probe_training", full)
+    monkeypatch.setattr(planning_probe, "end_with_parent", lambda: None)
+    received, sent = multiprocessing.Pipe(duplex=False)
+    planning_probe._answer("train", {}, sent, time.time())
+    answer = received.recv()["refused"]
+    assert answer.startswith(tempfile.gettempdir())
+    assert "is full; free some space, or set TMPDIR" in answer
+
+
+def test_no_folder_for_the_probe_is_one_line(phantom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(prefix: str) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(planning, "TemporaryDirectory", full)
+    with pytest.raises(OutputError, match=r"No usable temporary directory .*; free some space, or set TMPDIR"):
+        planning.plan(phantom)
+
+
+def test_a_cohort_that_cannot_be_planned_is_one_line(make_phantom: Callable[..., Path], tmp_path: Path) -> None:
+    one = make_phantom(tmp_path / "one", subjects=3, labelled=1)
+    with pytest.raises(SettingsError, match=r"^1 of 3 people have a label, 1 of them a full one; fine-tuning needs 2"):
+        planning.plan(one)
+    with pytest.raises(CohortError, match=r"no-such"):
+        planning.plan(tmp_path / "no-such")
+    for path in (one / "sub-02" / "anat").glob("*_T1w.nii.gz"):
+        path.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"sub-02_T1w\.nii\.gz"):
+        planning.plan(one)
+
+
+def test_an_unreadable_folder_is_one_line(phantom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != phantom)  # root may read whatever its mode says
+    with pytest.raises(CohortError, match=r"phantom: may not be read; ask its owner"):
+        planning.plan(phantom)
+
+
+def test_cases_without_the_reference_are_refused() -> None:
+    exams = [*cohort(4, 4).exams, *(replace(e, name=f"odd-{e.name}", grids={"PDw": FINE}) for e in cohort(2, 2).exams)]
+    with pytest.raises(SettingsError, match=r"2 of 6 cases, first odd-sub-0, have none .* \(FLAIR, T1w\); leave"):
+        choose.chosen_plan(Facts(tuple(exams)))
+    elsewhere = Facts(tuple(replace(exam, drawn_on=()) for exam in cohort(4, 3).exams))
+    with pytest.raises(SettingsError, match=r"none of 3 masks lies on the grid of FLAIR or T1w"):
+        choose.chosen_plan(elsewhere)
+    partly = Facts((replace(elsewhere.exams[0], drawn_on=("FLAIR",)), *elsewhere.exams[1:]))
+    assert "1 of 3 masks lie; a run refuses to test on the others" in choose.chosen_plan(partly)[1][1]
 
 
 def test_windows_are_those_of_a_sliding_window() -> None:
@@ -286,9 +386,7 @@ def test_the_command_writes_a_recipe(phantom: Path, tmp_path: Path) -> None:
     assert list(recipe.finetune.patch) == found["choice"]["finetune"]["patch"]
     assert max(recipe.finetune.patch) <= 24
     hours = found["forecast"]["hours"]
-    assert hours["total"] == pytest.approx(
-        sum(hours[k] for k in ("prepare", "pretrain", "finetune", "predict")), abs=1e-3
-    )
+    assert hours["total"] == pytest.approx(sum(value for stage, value in hours.items() if stage != "total"), abs=1e-3)
     assert 0.1 < found["forecast"]["memory_gib"] < 8
     assert found["forecast"]["disk_gib"]["total"] > 0
     assert "forecast: " in (tmp_path / "plan" / "plan.yaml").read_text()

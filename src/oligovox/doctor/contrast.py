@@ -108,7 +108,7 @@ def middle(seen: Seen, covering: Covering) -> Middle | None:
 
 def _mode(values: NDArray[np.float32]) -> float:
     """The most common value."""
-    counts, edges = np.histogram(values, 100)
+    counts, edges = np.histogram(values.astype(np.float64), 100)
     most = int(ndimage.gaussian_filter1d(counts.astype(np.float64), 2).argmax())
     return float(edges[most] + edges[most + 1]) / 2
 
@@ -165,4 +165,4 @@ def _clear(seen: Seen, covering: Covering) -> bool:
     ratio = snr(seen)
     if max(seen.spacing) > _THICK_MM or (ratio is not None and ratio < _SNR):
         return False
-    return covering == "head" or unevenness(seen, covering) <= _UNEVEN
+    return covering == "head" or unevenness(seen) <= _UNEVEN

@@ -29,7 +29,14 @@ import numpy as np
 from oligovox.cohort.manifest import Case
 from oligovox.doctor.finding import Finding, Repair, Severity
 from oligovox.doctor.scan import Scan
-from oligovox.prepare.geometry import TOLERANCE_MM, corner_distance, orientation_of, spacing_of, whole_voxels_apart
+from oligovox.prepare.geometry import (
+    TOLERANCE_MM,
+    corner_distance,
+    orientation_of,
+    spacing_of,
+    usable_affine,
+    whole_voxels_apart,
+)
 
 SAME_MM = 0.1
 """Corners that are further apart are in another place; nearer ones differ by the digits of a tool."""
@@ -159,7 +166,7 @@ def _forms(case: Case, scan: Scan) -> list[Finding]:
 
 
 def _says_something(form: np.ndarray) -> bool:
-    return bool(np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-9)
+    return usable_affine(form)
 
 
 def _is_without_shear(scan: Scan) -> bool:

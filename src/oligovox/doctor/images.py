@@ -7,7 +7,7 @@
 | clipped | note, warning | foreground cut off at one value |
 | noisy | warning | little signal over the noise |
 | ghosts | warning | copies of the head in the air along one axis, as from motion; heads only |
-| uneven | warning | an extreme bias field |
+| uneven | warning | an extreme bias field; stripped brains only |
 | stripped_differs | warning | sequences of a case with and without skull |
 | stripped_in_cohort | note | a case that differs in this from the others |
 | not_aligned | warning | sequences of a case that do not lie on each other |
@@ -60,9 +60,11 @@ def look_at(name: str, seen: Sequence[Seen]) -> Looked:
     """`look_closely` at images that were read already."""
     outlines = [outline(one) for one in seen]
     findings = [found for one, line in zip(seen, outlines, strict=True) for found in _alone(name, one, line.covering)]
-    findings += check_stripped(name, seen, outlines)
+    torn = {found.sequence for found in findings if found.check == "empty_slices"}  # what lies beyond looks like a neck
+    whole = [(one, line) for one, line in zip(seen, outlines, strict=True) if one.sequence not in torn]
+    findings += check_stripped(name, [one for one, _ in whole], [line for _, line in whole])
     findings += check_alignment(name, seen)
-    coverings = {line.covering for line in outlines}
+    coverings = {line.covering for _, line in whole}
     return Looked(name, tuple(findings), coverings.pop() if len(coverings) == 1 else None)
 
 

@@ -28,8 +28,8 @@ SNR = 5.0
 GHOST = 0.06
 """Signal in the air along one axis of the head over that along the others, as a share of the head's own."""
 
-UNEVEN = 0.45
-"""Half the range (5th to 95th percentile) of the smooth part of the brain or head, relative to its middle."""
+UNEVEN = 0.35
+"""Half the range (5th to 95th percentile) of the smooth part of a stripped brain, relative to its middle; heads are not judged."""
 
 _CLIP_RATIO = 10.0  # and so many times more than values a little lower have
 _CLIP_SERIOUS = 5e-3
@@ -138,23 +138,15 @@ def ghosts(seen: Seen) -> tuple[float, int] | None:
     return (levels[axis] - levels[1 - axis]) / max(typical, 1e-12), axis
 
 
-def unevenness(seen: Seen, covering: Covering) -> float:
-    """Half the 5-95 % range of the smooth part of the logarithm in the foreground: 0.1 is ± 10 %.
+def unevenness(seen: Seen) -> float:
+    """Half the 5-95 % range of the smooth part of the logarithm in a stripped brain: 0.1 is ± 10 %.
 
-    Of a stripped brain that is all that is not background, since a threshold would leave out the dark end of a strong field; of a head what is
-    above half of Otsu's threshold.
-
-    Args:
-        seen: the image.
-        covering: whether it shows the head or the brain alone.
+    The brain is all that is not background: a threshold would leave out the dark end of a strong field.
     """
     step = tuple(slice(None, None, max(1, round(4 / size))) for size in spacing_of(seen.coarse.affine))
-    array, mask = seen.coarse.array[step], seen.coarse_foreground[step]
     size = np.array(spacing_of(seen.coarse.affine)) * [part.step for part in step]
-    values = array - np.float32(seen.background or 0.0)
-    if covering == "stripped":
-        mask = ndimage.binary_erosion(values > 0)  # a block at the border is part background
-    mask = mask & (values > 0)
+    values = seen.coarse.array[step] - np.float32(seen.background or 0.0)
+    mask = ndimage.binary_erosion(values > 0)  # a block at the border is part background
     if not mask.any():
         return 0.0
     level = np.median(values[mask])
@@ -209,11 +201,20 @@ def check_intensity(case: str, seen: Seen, covering: Covering) -> list[Finding]:
                 axis=ghost[1],
             )
         )
-    if (uneven := unevenness(seen, covering)) > UNEVEN:
-        found = f"brightness drifts by ± {100 * uneven:.0f} % across the {'head' if covering == 'head' else 'brain'}"
+    if covering == "stripped" and (uneven := unevenness(seen)) > UNEVEN:
+        found = f"brightness drifts by ± {100 * uneven:.0f} % across the brain"
         remedy = "correct the bias field before training (N4, in the preparation of raw exams)"
         findings.append(
-            _one(case, seen, "uneven", "warning", found, f"less than ± {100 * UNEVEN:.0f} %", remedy, uneven=uneven)
+            _one(
+                case,
+                seen,
+                "uneven",
+                "warning",
+                found,
+                f"less than ± {100 * UNEVEN:.0f} %",
+                remedy,
+                uneven=uneven,
+            )
         )
     return findings
 

@@ -7,9 +7,9 @@
 | train_test | error | the same voxels, or one person's visits, with one in training and one in test |
 | missing_sequence | note | sequences that others have |
 
-Three marks are kept of an image. `digest` is of its voxels in the order of the file. `profile` does not change with axis order, flips, type or
-scale: quantiles of what is not air, scaled to their spread. `small` is the box around what is not air as 24³ means, without its smooth part; its
-correlation between images of the same kind tells people apart.
+Four marks are kept of an image. `digest` is of its voxels in the order of the file. `profile` hardly changes with axis order, flips, type or
+scale: quantiles of what is not air, scaled to their spread. `whole` is the volume as 24³ means, without its smooth part; with `profile` it tells
+copies. `small` is the same of the box around what is not air; its correlation between images of the same kind tells people apart.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _SIDE = 24
 _SMOOTH = _SIDE / 8  # sd in voxels of the part that all heads share
 _AIR = 0.1  # share of the brightest, below which a voxel is air
 _QUANTILES = np.linspace(0.01, 0.99, 50)
-_SAME_PROFILE = 0.03  # of the spread: what rounding to 255 steps may change
-_SAME_SMALL = 0.9995
+_SAME_PROFILE = 0.08  # of the spread: what rounding to 255 steps may change
+_SAME_WHOLE = 0.9995
 _BLOCK = 512
 
 Likeness = Literal["copy", "head"]
@@ -55,7 +55,7 @@ class Trait:
         size: voxels along the axes, sorted.
         digest: SHA-256 of shape and voxels, in the order of the file.
         profile: (50,) quantiles of what is not air, less the median, over the spread between quartiles.
-        small: (24, 24, 24) in RAS, mean 0, norm 1; float32.
+        whole, small: (24, 24, 24) in RAS, mean 0, norm 1; float32.
     """
 
     case: str
@@ -65,6 +65,7 @@ class Trait:
     size: tuple[int, ...]
     digest: str
     profile: np.ndarray
+    whole: np.ndarray
     small: np.ndarray
 
 
@@ -85,8 +86,8 @@ def _trait(case: Case, scan: Scan) -> Trait | None:
         return None
     found = np.quantile(values[mask], _QUANTILES)
     spread = float(np.interp(0.75, _QUANTILES, found) - np.interp(0.25, _QUANTILES, found))
-    small = _small(values[_box(mask)])
-    if spread <= 0 or small is None:
+    whole, small = _small(values), _small(values[_box(mask)])
+    if spread <= 0 or whole is None or small is None:
         return None
     return Trait(
         case=case.name,
@@ -96,6 +97,7 @@ def _trait(case: Case, scan: Scan) -> Trait | None:
         size=tuple(sorted(scan.box)),
         digest=digest.hexdigest(),
         profile=((found - np.interp(0.5, _QUANTILES, found)) / spread).astype(np.float32),
+        whole=whole,
         small=small,
     )
 
@@ -218,8 +220,8 @@ def _copies(traits: Sequence[Trait]) -> list[tuple[Likeness, float, Trait, Trait
             near = np.abs(profiles[index + 1 :] - profiles[index]).max(axis=1) <= _SAME_PROFILE
             for offset in np.flatnonzero(near):
                 other = group[index + 1 + int(offset)]
-                value = 1.0 if one.digest == other.digest else _best_turn(one.small, other.small)
-                if value >= _SAME_SMALL:
+                value = 1.0 if one.digest == other.digest else _best_turn(one.whole, other.whole)
+                if value >= _SAME_WHOLE:
                     found.append(("copy", value, one, other))
     return found
 

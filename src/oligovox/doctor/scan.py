@@ -15,7 +15,7 @@ from nibabel.openers import ImageOpener
 
 from oligovox.cohort.manifest import Case
 from oligovox.doctor.finding import Finding
-from oligovox.prepare.geometry import Shape, Volume
+from oligovox.prepare.geometry import Shape, Volume, usable_affine
 
 LABEL, BRAIN = "label", "brain"
 """Keys of the two masks beside those of the sequences."""
@@ -67,7 +67,7 @@ class Scan:
     @property
     def has_place(self) -> bool:
         """Whether the affine can be inverted."""
-        return bool(np.isfinite(self.affine).all() and abs(np.linalg.det(self.affine[:3, :3])) > 1e-9)
+        return usable_affine(self.affine)
 
     @property
     def volume(self) -> Volume:

@@ -88,7 +88,10 @@ class Seen:
 
 def otsu(values: NDArray[Any], bins: int = 128) -> float:
     """The threshold that parts the values best in two classes (Otsu 1979); the value itself where all are equal."""
-    counts, edges = np.histogram(values, bins)
+    low, high = float(values.min()), float(values.max())
+    if high - low <= bins * np.spacing(max(abs(low), abs(high))):  # too close to each other to be told apart
+        return low
+    counts, edges = np.histogram(values.astype(np.float64), bins)
     middle = (edges[1:] + edges[:-1]) / 2
     below = counts.cumsum().astype(np.float64)
     mass = (counts * middle).cumsum()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from oligovox.doctor.finding import Finding
@@ -44,15 +45,26 @@ class Outline:
 
 
 def outline(seen: Seen) -> Outline:
-    """Look at one image from outside."""
-    coarse, foreground = seen.coarse, seen.coarse_foreground
-    spacing = spacing_of(coarse.affine)
+    """Look at one image from outside: first at what is bright, then, since a strong field darkens half a brain, at all that is not background."""
+    bright = _around(seen, seen.coarse_foreground)
+    if seen.background is None or bright.covering == "stripped":
+        return bright
+    pieces, count = ndimage.label(ndimage.binary_opening(seen.coarse.array != np.float32(seen.background)))
+    if not count:
+        return bright
+    largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
+    whole = _around(seen, np.asarray(ndimage.binary_fill_holes(largest)))
+    return whole if whole.covering == "stripped" else bright
+
+
+def _around(seen: Seen, foreground: NDArray[np.bool_]) -> Outline:
+    spacing = spacing_of(seen.coarse.affine)
     volume = float(foreground.sum() * np.prod(spacing) / 1000)
     if seen.background is None:
         return Outline("head", 0.0, volume)
     reach = ndimage.generate_binary_structure(3, 1)
     around = ~ndimage.binary_dilation(foreground, reach, iterations=max(1, round(_MARGIN_MM / max(spacing))))
-    clean = float((coarse.array[around] == np.float32(seen.background)).mean()) if around.any() else 0.0
+    clean = float((seen.coarse.array[around] == np.float32(seen.background)).mean()) if around.any() else 0.0
     return Outline("stripped" if clean >= CLEAN and volume <= BRAIN_ML else "head", clean, volume)
 
 

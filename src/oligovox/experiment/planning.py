@@ -7,8 +7,10 @@ OUT/cohort.tsv   where a store was given: the files it was prepared from
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 import yaml
 
 from oligovox.cohort.manifest import Cohort
-from oligovox.errors import SettingsError
+from oligovox.errors import CohortError, OutputError, SettingsError
 from oligovox.experiment import planning_choice as choose
 from oligovox.experiment.cohorts import Show, quiet, read_cohort, renamed, valued
 from oligovox.experiment.planning_choice import Chosen
@@ -87,6 +89,8 @@ def plan(
         plan.yaml.
 
     Raises:
+        CohortError: the folder cannot be read, or is not understood.
+        OutputError: `out`, or the folder for temporary files, cannot be written.
         SettingsError: it cannot run here: labels, patch, memory, disk or hours; one line with the numbers.
     """
     out = Path(out) if out else None
@@ -104,8 +108,8 @@ def plan(
         "prepare": prepared.model_dump(mode="json", exclude_defaults=True),
         "split": split.model_dump(),
     }
-    with TemporaryDirectory(prefix="oligovox-plan-") as folder:
-        measured, reasons = _probed(ground, prepared, machine, content, Path(folder), 60 * minutes, show)
+    with _scratch() as folder:
+        measured, reasons = _probed(ground, prepared, machine, content, folder, 60 * minutes, show)
     steps = _steps(hours, measured, content, ground.facts)
     for stage in ("pretrain", "finetune"):
         content[stage]["training"] |= {"steps": steps, "validate_every": max(200, steps // 10)}
@@ -125,7 +129,24 @@ def plan(
     return result | ({"recipe": _write(out, content, ground, result, expected)} if out else {})
 
 
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for what the probe writes, gone afterwards.
+
+    Raises:
+        OutputError: there can be none.
+    """
+    try:
+        folder = TemporaryDirectory(prefix="oligovox-plan-")
+    except OSError as error:
+        raise OutputError(f"{error.strerror or error}; free some space, or set TMPDIR to a folder with room") from error
+    with folder as name:
+        yield Path(name)
+
+
 def _ground(data: Path, mask: str, layout: str, sequences: Sequence[str], labels: Sequence[str]) -> Ground:
+    if os.path.exists(data) and not os.access(data, os.R_OK | os.X_OK if data.is_dir() else os.R_OK):
+        raise CohortError(f"{data}: may not be read; ask its owner for leave, or for a copy")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().name.removesuffix(".tsv")).strip(".-") or "cohort"
     if (data / "store.json").is_file():
         store = Store.open(data)
@@ -258,10 +279,9 @@ def _steps(hours: float | None, measured: Measured, content: Mapping[str, Any], 
     if hours is None:
         return usual
     expected = forecast(measured, recipe, facts)
-    fixed = (
-        expected.seconds["prepare"] + expected.seconds["predict"] + 2 * expected.validation
-    )  # a long run has 10, not 5
     each = [measured.training["pretrain"]["seconds"], *[measured.training["finetune"]["seconds"]] * len(recipe.arms)]
+    # a long run validates 10 times, the usual one 5 times
+    fixed = sum(expected.seconds.values()) - usual * sum(each) + expected.validation
     return choose.affordable_steps(hours, each, fixed)
 
 

@@ -57,8 +57,17 @@ class Chosen:
 
 
 def chosen_plan(facts: Facts) -> tuple[Plan, list[str]]:
-    """How every case is prepared, and why."""
+    """How every case is prepared, and why.
+
+    Raises:
+        SettingsError: a case has none of the sequences, or no mask lies on the grid of one.
+    """
     sequences, said = chosen_sequences(facts)
+    if bare := [exam.name for exam in facts.exams if not set(exam.grids) & set(sequences)]:
+        raise SettingsError(
+            f"sequences: {len(bare)} of {len(facts.exams)} cases, first {bare[0]}, have none of those that most have ({', '.join(sequences)}); leave "
+            "these cases out, or say what a sequence is called with --sequence"
+        )
     reference, why = chosen_reference(facts, sequences)
     spacing, reason = chosen_spacing(facts.grids(reference))
     plan = Plan(modalities=sequences, spacing=spacing, reference=reference)
@@ -75,15 +84,24 @@ def chosen_sequences(facts: Facts) -> tuple[tuple[str, ...], str]:
 
 
 def chosen_reference(facts: Facts, sequences: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The sequence on whose grid most masks were drawn comes first, since scores need masks on the reference; then the usual order."""
+    """The sequence on whose grid most masks were drawn comes first, since scores need masks on the reference; then the usual order.
+
+    Raises:
+        SettingsError: no mask lies on the grid of a sequence.
+    """
     usual = Plan(modalities=tuple(sequences)).reference
     order = [*(name for name in usual if name in sequences), *(name for name in sequences if name not in usual)]
     drawn = {name: sum(name in exam.drawn_on for exam in facts.exams if exam.labelled) for name in order}
     first = max(order, key=lambda name: drawn[name])  # the first of the usual order among equals
     masks = sum(exam.labelled for exam in facts.exams)
-    reason = (
-        f"reference: {first}, on whose grid {drawn[first]} of {masks} masks lie" if masks else f"reference: {first}"
-    )
+    if masks and not drawn[first]:
+        raise SettingsError(
+            f"reference: none of {masks} masks lies on the grid of {' or '.join(order)}, and predictions are written on the grid of a sequence; bring "
+            "the masks to the grid of the sequence that they were drawn on"
+        )
+    reason = f"reference: {first}" + (f", on whose grid {drawn[first]} of {masks} masks lie" if masks else "")
+    if drawn[first] < masks:
+        reason += "; a run refuses to test on the others"
     return (first, *(name for name in order if name != first)), reason
 
 

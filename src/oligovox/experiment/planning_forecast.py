@@ -45,7 +45,7 @@ class Forecast:
     """What a run will cost.
 
     Attributes:
-        seconds: wall seconds of "prepare", "pretrain", "finetune" (all arms, with validation) and "predict".
+        seconds: wall seconds of "start", "prepare", "pretrain", "finetune" (all arms, with validation), "predict" and "score".
         cpu: CPU seconds of the same, of all processes.
         validation: part of "finetune" that is spent on validation, wall seconds.
         memory: bytes at most, all processes together.
@@ -78,7 +78,7 @@ class Forecast:
         disk = ", ".join(f"{part} {value / GIB:.2g}" for part, value in self.disk.items())
         gpu = f", {self.gpu_memory / GIB:.2g} GiB of the GPU's" if self.gpu_memory else ""
         return [
-            f"forecast: {_time(sum(self.seconds.values()))} in all ({parts}); scores and page come on top",
+            f"forecast: {_time(sum(self.seconds.values()))} in all ({parts}); the page comes on top",
             f"forecast: {self.memory / GIB:.2g} GiB of memory at most{gpu}; {sum(self.disk.values()) / GIB:.2g} GiB of disk ({disk})",
         ]
 
@@ -131,18 +131,36 @@ def refuse(expected: Forecast, machine: Machine) -> None:
 def _spent(measured: Measured, recipe: Recipe, facts: Facts, clock: str) -> dict[str, float]:
     """Stage → seconds by this clock."""
     training, preparing, arms = measured.training, measured.preparing, len(recipe.arms)
-    each = preparing[clock] * measured.typical * len(facts.exams) if preparing else 0.0
-    predicting = training["predict"][clock] * measured.typical
-    watched = training["predict"][f"validation_{clock}"] * measured.typical * _cases_of(recipe.split.validation, facts)
-    stage = recipe.finetune.training
-    validation = arms * ceil(stage.steps / stage.validate_every) * watched
+    tested, typical = _cases_of(recipe.split.test, facts), measured.typical
+    predicting = training["predict"][clock] * typical
+    watched = training["predict"][f"validation_{clock}"] * typical * _cases_of(recipe.split.validation, facts)
+    first, last = recipe.pretrain, recipe.finetune.training
+    validation = arms * ceil(last.steps / last.validate_every) * watched
     return {
-        "prepare": each / measured.workers if clock == "seconds" else each,
-        "pretrain": training["pretrain"][clock] * recipe.pretrain.training.steps if recipe.pretrain else 0.0,
-        "finetune": arms * training["finetune"][clock] * stage.steps + validation,
-        "predict": arms * predicting * _cases_of(recipe.split.test, facts),
+        "start": training["start"][clock] + training["predict"][f"begin_{clock}"],
+        # every file is read twice: checked, then prepared
+        "prepare": _shared(preparing, len(facts.exams), typical, 2, measured, clock) if preparing else 0.0,
+        "pretrain": _steps_of(training["pretrain"], first.training.steps, clock) if first else 0.0,
+        "finetune": arms * _steps_of(training["finetune"], last.steps, clock) + validation,
+        "predict": arms * predicting * tested,
+        "score": arms * _shared(training["score"], tested, typical, 1, measured, clock),
         "validation": validation,
     }
+
+
+def _steps_of(stage: Mapping[str, Any], steps: int, clock: str) -> float:
+    """Seconds of one training."""
+    return float(stage[f"begin_{clock}"] + steps * stage[clock])
+
+
+def _shared(work: Mapping[str, Any], cases: float, typical: float, pools: int, measured: Measured, clock: str) -> float:
+    """Seconds of work on each case that worker processes share, which begin anew for each of so many pools; of one case there are none."""
+    processes = min(measured.workers, ceil(cases))
+    whole, pool = work[clock] * typical * cases, (measured.preparing or {}).get("pool")
+    if processes < 2:
+        return float(whole)
+    begin = pools * pool[clock] if pool else 0.0
+    return float(whole / processes + begin if clock == "seconds" else whole + processes * begin)
 
 
 def _cases_of(people: int | tuple[str, ...], facts: Facts) -> float:

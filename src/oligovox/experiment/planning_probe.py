@@ -5,14 +5,17 @@ It prepares a case or two, or takes training steps by the one loop and predicts 
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from math import ceil, prod
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from signal import SIGKILL
 from statistics import median
 from typing import Any, Literal
@@ -30,6 +33,7 @@ from oligovox.experiment.shrinking import is_out_of_memory
 from oligovox.experiment.training import build_encoder, build_method, of_finetuning
 from oligovox.infer.native import write_prediction
 from oligovox.infer.window import predict_case
+from oligovox.metrics.judge import DEFAULT, protocol_settings, score_files
 from oligovox.metrics.overlap import bounding_box
 from oligovox.prepare.pipeline import check, prepare
 from oligovox.prepare.store import Plan, Store
@@ -86,6 +90,15 @@ class Stopwatch:
         wall, cpu = np.median(steps[min(WARM, len(steps) - 1) :], axis=0)
         return float(wall), float(cpu)
 
+    def beginning(self, begun: tuple[float, float]) -> tuple[float, float]:
+        """Wall and CPU seconds from a moment before the training until its steps run evenly, without what so many even steps take."""
+        first = min(WARM, len(self.moments) - 1)
+        wall, cpu = (
+            max(0.0, now - then - first * each)
+            for now, then, each in zip(self.moments[first], begun, self.medians(), strict=True)
+        )
+        return wall, cpu
+
 
 def probe(kind: Kind, asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a process of its own finds out; `probe_preparing` and `probe_training` say what is asked and answered.
@@ -97,7 +110,7 @@ def probe(kind: Kind, asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(kind, dict(asked), theirs))
+    process = context.Process(target=_answer, args=(kind, dict(asked), theirs, time.time()))
     process.start()
     theirs.close()
     try:
@@ -118,13 +131,25 @@ def probe(kind: Kind, asked: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _answer(kind: Kind, asked: Mapping[str, Any], answers: Connection) -> None:
-    """In the process: an error that was meant for people becomes a part of the answer."""
+def _answer(kind: Kind, asked: Mapping[str, Any], answers: Connection, begun: float) -> None:
+    """In the process: an error that was meant for people becomes a part of the answer.
+
+    Args:
+        kind: what is probed.
+        asked: see there.
+        answers: where the answer goes.
+        begun: when the process was started, seconds since 1970; what has passed since then a run needs to start as well.
+    """
     end_with_parent()
+    start = {"seconds": time.time() - begun, "cpu": time.process_time()}
     try:
-        found = probe_preparing(asked) if kind == "prepare" else probe_training(asked)
+        found = {"start": start} | (probe_preparing(asked) if kind == "prepare" else probe_training(asked))
     except OligovoxError as error:
-        found = {"refused": str(error)}
+        found = {"refused": _full(error.__cause__) or str(error)}
+    except OSError as error:
+        if not (said := _full(error)):
+            raise
+        found = {"refused": said}
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -132,20 +157,28 @@ def _answer(kind: Kind, asked: Mapping[str, Any], answers: Connection) -> None:
     answers.send(found)
 
 
+def _full(error: BaseException | None) -> str:
+    """What to do if an error says that the disk of temporary files is full; '' if it says something else."""
+    full = isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT)
+    return f"{tempfile.gettempdir()} is full; free some space, or set TMPDIR to a folder with room" if full else ""
+
+
 def probe_preparing(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Check and prepare the cases of a table one by one; the last one counts, since the first pays for imports.
 
     Returns:
-        seconds and cpu of a case; memory a case takes beside the process, and disk of all cases, in bytes; cases.
+        seconds and cpu of a case; pool: seconds until processes that share the work have begun, and cpu of each of them; memory a case
+        takes beside the process, and disk of all cases, in bytes; cases.
     """
     cohort, plan, store = Cohort.load(Path(asked["table"])), parse(Plan, asked["plan"], "probe"), Path(asked["store"])
-    before, spent = memory("VmRSS"), (0.0, 0.0)
+    before, spent, checked = memory("VmRSS"), [0.0, 0.0], [0.0, 0.0]
     for last in range(1, len(cohort) + 1):
-        begun = time.perf_counter(), time.process_time()
+        begun = _now()
         one = Cohort(cases=cohort.cases[last - 1 : last], labels=cohort.labels)
         check(one, plan, workers=1)
+        checked = _since(begun)
         prepare(Cohort(cases=cohort.cases[:last], labels=cohort.labels), plan, store, workers=1, checked=True)
-        spent = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        spent = _since(begun)
     disk = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
     return {
         "seconds": spent[0],
@@ -153,15 +186,27 @@ def probe_preparing(asked: Mapping[str, Any]) -> dict[str, Any]:
         "memory": memory("VmHWM") - before,
         "disk": disk,
         "cases": len(cohort),
+        "pool": _pool(cohort, plan, checked),
     }
+
+
+def _pool(cohort: Cohort, plan: Plan, checked: list[float]) -> dict[str, float]:
+    """What it costs to begin in processes: the cases are checked once more, two at a time, without what that takes (`checked`, wall and CPU)."""
+    if len(cohort) < 2:
+        return {"seconds": 0.0, "cpu": 0.0}
+    begun, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
+    check(cohort, plan, workers=2)
+    wall, after = time.perf_counter() - begun, getrusage(RUSAGE_CHILDREN)
+    cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 2
+    return {"seconds": max(0.0, wall - checked[0]), "cpu": max(0.0, cpu - checked[1])}
 
 
 def probe_training(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Steps of each stage, then a prediction, in the order of a run.
 
     Returns:
-        "pretrain" (if asked) and "finetune": seconds and cpu a step, steps, checkpoint (bytes); "predict": see `_predicted`;
-        "memory" and "gpu_memory": bytes at most; "start_memory": before the first step.
+        "pretrain" (if asked) and "finetune": seconds and cpu a step, the same of the beginning, steps, checkpoint (bytes); "predict": see
+        `_predicted`; "score": seconds and cpu of a case; "memory" and "gpu_memory": bytes at most; "start_memory": before the first step.
     """
     store, folder, seconds = Store.open(Path(asked["store"])), Path(asked["folder"]), float(asked["seconds"])
     network = parse(NetworkChoice, asked["network"], "probe: network")
@@ -180,6 +225,7 @@ def probe_training(asked: Mapping[str, Any]) -> dict[str, Any]:
     )
     options = parse(Predict, asked["predict"], "probe: predict")
     found["predict"] = _predicted(trained, store, last, options, folder / "predictions", 0.2 * seconds)
+    found["score"] = _scored(store)
     gpu = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
     return found | {"memory": memory("VmHWM"), "gpu_memory": gpu}
 
@@ -195,6 +241,7 @@ def _timed(
     seconds: float,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The exported network after some steps, and what they cost."""
+    begun = _now()
     training = stage.training.model_copy(update={"tensorboard": "off"})
     torch.manual_seed(training.seed)
     method = build_method(name, settings, build_encoder(network, store.plan.modalities))
@@ -202,12 +249,13 @@ def _timed(
     watch = Stopwatch(lambda batch, rng: augment(batch, stage.augmentation, rng), seconds)
     with suppress(_Enough):
         fit(method, source.batch, training, out, augment=watch, progress=False)
-    wall, cpu = watch.medians()
+    (wall, cpu), beginning = watch.medians(), watch.beginning(begun)
     state = sum(t.numel() * t.element_size() for t in method.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     moments = {"adamw": 2, "sgd": 1}[training.optimizer]
     return method.export(), {
-        "seconds": wall, "cpu": cpu, "steps": len(watch.moments) - 1, "memory": memory("VmHWM"),
+        "seconds": wall, "cpu": cpu, "begin_seconds": beginning[0], "begin_cpu": beginning[1],
+        "steps": len(watch.moments) - 1, "memory": memory("VmHWM"),
         "checkpoint": state + moments * trained,
     }  # fmt: skip
 
@@ -218,10 +266,12 @@ def _predicted(
     """Predict the median case: all of it where that takes no longer than `seconds`, else a few windows that stand for all.
 
     Returns:
-        seconds and cpu of a case, those of the windows that validation takes, and bytes that are written.
+        seconds and cpu of a case, those of the windows that validation takes, those before the first one (imports), and bytes that are written.
     """
-    import monai.inferers.utils  # noqa: F401  its import takes seconds, which are not the prediction's
+    begun = _now()
+    import monai.inferers.utils  # noqa: F401  its import takes seconds, which only the first prediction needs
 
+    beginning = _since(begun)
     case = sorted(store.cases, key=lambda case: prod(case.shape))[len(store) // 2]
     runtime, box = Runtime(stage.training), bounding_box(case.foreground())
     sides = [side.stop - side.start for side in box]
@@ -242,8 +292,21 @@ def _predicted(
     return {
         "seconds": cost[0] + writing[0], "cpu": cost[1] + writing[1],
         "validation_seconds": share * cost[0], "validation_cpu": share * cost[1],
+        "begin_seconds": beginning[0], "begin_cpu": beginning[1],
         "disk": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     }  # fmt: skip
+
+
+def _scored(store: Store) -> dict[str, float]:
+    """Seconds and cpu of scoring a case whose prediction is right; 0 where no file of a whole label is there."""
+    files = [case.sources["label"] for case in store.labelled if "label" in case.sources and not case.sparse]
+    label = next((Path(file) for file in files if Path(file).is_file()), None)
+    if label is None:
+        return {"seconds": 0.0, "cpu": 0.0}
+    begun = _now()
+    score_files((label, label), protocol=DEFAULT, settings=protocol_settings(DEFAULT, {}, store.labels))
+    wall, cpu = _since(begun)
+    return {"seconds": wall, "cpu": cpu}
 
 
 def windows(sides: list[int], patch: tuple[int, int, int], overlap: float) -> int:

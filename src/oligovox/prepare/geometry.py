@@ -31,7 +31,10 @@ TOLERANCE_MM = 1e-3
 """Corner positions (and voxel sizes) that differ by less are the same: direction cosines are never compared digit by digit."""
 
 _FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
-_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, AttributeError, TypeError, ImageFileError, HeaderDataError)
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, ValueError, AttributeError, TypeError, OverflowError),
+    *(ImageFileError, HeaderDataError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +122,16 @@ def read_volume(path: Path, *, empty_ok: bool = False) -> Volume:
         raise ImageError(path, f"{bad} voxels are NaN or infinite", "expected finite values; export it again")
     if not empty_ok and not array.any():
         raise ImageError(path, "every voxel is 0", "leave this image out or bring back the right one")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not usable_affine(affine):
         raise ImageError(path, "its affine has no inverse", "mend the header (sform or qform)")
     return Volume(array, affine)
+
+
+def usable_affine(affine: np.ndarray) -> bool:
+    """Whether voxels have a place and a direction."""
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        return False
+    return bool(np.isfinite(nib.io_orientation(affine)).all())
 
 
 def spacing_of(affine: np.ndarray) -> Spacing:

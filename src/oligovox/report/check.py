@@ -12,13 +12,16 @@ from oligovox.files import atomic_file
 from oligovox.report.check_pictures import Thumbnail, thumbnails
 from oligovox.report.page import document
 from oligovox.report.tables import table
-from oligovox.report.text import UNDEFINED, Html, count, escape
+from oligovox.report.text import Html, count, escape
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 """Worst first."""
 
 MOST_PICTURES = 60
 """Cases that are drawn; beyond, a page would be too large to open."""
+
+_TOGETHER = "together"
+"""Column, and word, for what is about a case as a whole."""
 
 _CHIP = {"error": "worse", "warning": "caution", "note": "even"}
 _REPAIR = {
@@ -94,7 +97,7 @@ def _findings(findings: Sequence[Finding]) -> Html:
         [
             found.case or "cohort",
             _chip(found.severity, found.severity),
-            found.sequence or UNDEFINED,
+            found.sequence or _TOGETHER,
             Html(f"{escape(found.found)}<br><small>{escape(found.check)}; expected: {escape(found.expected)}</small>"),
             found.remedy,
             _REPAIR[found.repair] if found.repair else "no",
@@ -115,12 +118,12 @@ def _matrix(findings: Sequence[Finding], cohort: Cohort) -> Html:
         cells = [_cell([found for found in of if found.sequence == name], name in there) for name in columns]
         rows.append([case.name, *cells, _cell([found for found in of if found.sequence not in columns], True)])
     note = "ok: the file is there and nothing was found in it. The last column is about the case as a whole."
-    return Html(table(["Case", *columns, "together"], rows, "Cases and files", note, words=range(1, len(columns) + 2)))
+    return Html(table(["Case", *columns, _TOGETHER], rows, "Cases and files", note, words=range(1, len(columns) + 2)))
 
 
 def _cell(findings: Sequence[Finding], there: bool) -> object:
     if not findings:
-        return "ok" if there else UNDEFINED
+        return "ok" if there else "no file"
     worst = next(severity for severity in SEVERITIES if any(found.severity == severity for found in findings))
     number = sum(found.severity == worst for found in findings)
     return _chip(worst, count(number, worst))
