@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from oligovox.errors import SettingsError
+from oligovox.experiment.cohorts import read_cohort
 from oligovox.experiment.front_door import Asked, run_folder
 from oligovox.files import read_tsv, write_tsv
 
@@ -162,7 +165,6 @@ def test_from_the_folder_to_predictions_and_the_page(
 
 def test_dicom_is_looked_at_and_labelled_by_a_person_in_between(oligovox: Call, tmp_path: Path) -> None:
     from oligovox.cohort import dicom as reader
-    from oligovox.errors import SettingsError
 
     try:
         reader.find_tool()
@@ -236,10 +238,33 @@ def test_killed_in_training_and_started_again(
     assert (out / "plan" / "plan.yaml").stat().st_mtime_ns == plan, "what was planned stays"
 
 
-def test_the_same_in_python(make_phantom: Callable[..., Path], tmp_path: Path) -> None:
+def test_in_python_from_a_table_and_what_changes_later_is_noticed(
+    make_phantom: Callable[..., Path], tmp_path: Path
+) -> None:
     changes = tuple(SHORT[i + 1] for i, word in enumerate(SHORT) if word == "--set")
     asked = Asked(minutes=0.01, changes=changes, raw="never")
-    data = make_phantom(tmp_path / "data", subjects=4, labelled=4, side=SIDE)
-    found = run_folder(data, tmp_path / "out", asked, workers=1)
+    data = make_phantom(tmp_path / "data", subjects=5, labelled=4, side=SIDE)
+    cohort = read_cohort(data)
+    four = replace(cohort, cases=cohort.cases[:4])
+    four.save(tmp_path / "exams.tsv")
+    out = tmp_path / "out"
+    found = run_folder(tmp_path / "exams.tsv", out, asked, workers=1)
     assert found["predictions"] is None, "everybody has a label"
     assert Path(found["page"]).is_file()
+
+    cohort.save(tmp_path / "exams.tsv")
+    with pytest.raises(SettingsError, match="sub-05 came after this run was planned; predict it with"):
+        run_folder(tmp_path / "exams.tsv", out, asked, workers=1)
+    four.save(tmp_path / "exams.tsv")
+    label = four.cases[0].label
+    assert label
+    mask = nib.load(label)
+    nib.save(nib.Nifti1Image(np.roll(np.asanyarray(mask.dataobj), 1, 0), mask.affine), label)
+    with pytest.raises(SettingsError, match="sub-01: label changed after this run was planned"):
+        run_folder(tmp_path / "exams.tsv", out, asked, workers=1)
+
+
+@pytest.mark.parametrize("given", [{"hours": -1.0}, {"hours": float("nan")}, {"minutes": 0.0}])
+def test_times_that_are_none_bind_nothing(given: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="expected a number above 0"):
+        Asked(**given)

@@ -69,12 +69,14 @@ class Needs:
         labels: needs labelled cases.
         unlabelled: needs unlabelled cases beside them.
         patch_multiple: every patch side must be a multiple of it (the encoder's own multiple is checked as well).
+        batch: fewest patches in a micro-batch; 2 where patches are told apart from each other.
     """
 
     modalities: int = 1
     labels: bool = False
     unlabelled: bool = False
     patch_multiple: int = 1
+    batch: int = 1
 
 
 class Method(nn.Module, ABC, Generic[V]):

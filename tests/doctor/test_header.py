@@ -138,6 +138,24 @@ def test_a_defect_is_found_and_only_that(ward: Path, check: str) -> None:
     assert t1(ward) in finding.files
 
 
+def test_nothing_is_mended_where_no_image_would_be_left(ward: Path) -> None:
+    """NaN everywhere, or among zeros: with 0 in its place it would be an empty image."""
+    for beside in (np.nan, 0.0):
+        rewrite(t1(ward), with_values(beside, at=30240))
+        rewrite(t1(ward), with_values(np.nan))
+        (finding,) = look(ward)
+        assert (finding.check, finding.severity, finding.repair) == ("not_finite", "error", None)
+        assert "no finite voxel differs from 0" in finding.remedy
+
+
+def test_masks_go_with_the_image_whose_header_changes(ward: Path) -> None:
+    masks = sorted((ward / "derivatives" / "manual" / "sub-01" / "anat").glob("*.nii.gz"))
+    for path in (t1(ward), masks[0]):
+        rewrite(path, lambda image: both(image, moved(image.affine, 0.02)))
+    (finding,) = look(ward)
+    assert (finding.check, finding.repair, finding.files) == ("near_equal_grid", "header", (t1(ward), masks[0]))
+
+
 def bytes_of(ward: Path) -> bytes:
     return t1(ward).read_bytes()
 

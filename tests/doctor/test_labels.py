@@ -87,6 +87,46 @@ def test_a_mask_a_hair_off_gets_the_image_s_header(ward: Path) -> None:
     assert (finding.check, finding.repair) == ("mask_grid", "header")
 
 
+def test_a_header_that_runs_the_other_way_is_not_written_over(ward: Path) -> None:
+    """Stored from right to left and said so, but 60 mm off: with the image's header the lesion would change sides."""
+
+    def las(affine: np.ndarray) -> np.ndarray:
+        affine = affine @ np.array([[-1, 0, 0, 29], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        affine[0, 3] += 60
+        return affine
+
+    rewrite(mask_of(ward), lambda a: a[::-1], las)
+    (finding,) = look(ward)
+    assert (finding.check, finding.severity, finding.repair) == ("mask_grid", "error", None)
+    assert finding.found.endswith("; its axes run LAS, those of FLAIR RAS")
+    assert "might be mirrored" in finding.remedy
+
+
+def without_form(path: Path, change: Callable[[np.ndarray], np.ndarray] = lambda array: array) -> None:
+    made = nib.Nifti1Image(change(np.asarray(nib.load(path).dataobj)), None)
+    made.header["pixdim"][1:4] = (1, 1, 1.2)
+    nib.save(made, path)
+
+
+def test_a_mask_without_a_form_goes_by_its_voxels_alone(ward: Path) -> None:
+    """nibabel takes such a file to run from right to left, about its middle: that is nobody's word."""
+    without_form(mask_of(ward))
+    assert nib.aff2axcodes(nib.load(mask_of(ward)).affine) == ("L", "A", "S")
+    (finding,) = look(ward)
+    assert (finding.check, finding.repair, finding.numbers["in_subject_by_its_header"]) == ("mask_grid", "header", 0)
+    without_form(mask_of(ward), lambda a: a[2:-2])
+    (finding,) = look(ward)
+    assert (finding.check, finding.repair) == ("mask_grid", None)
+
+
+def test_no_mask_gets_the_header_of_an_image_without_a_place(ward: Path) -> None:
+    for path in (ward / "sub-01" / "anat").iterdir():
+        rewrite(path, place=lambda affine: np.diag([1e-3, 1e-3, 1e-3, 1]) @ affine)
+    (brain, label) = look(ward)
+    assert {(f.check, f.repair) for f in (brain, label)} == {("mask_grid", None)}
+    assert label.remedy == "mend the header of FLAIR first: it does not say where the image lies"
+
+
 def test_a_mask_drawn_on_finer_voxels_is_resampled(ward: Path) -> None:
     rewrite(
         mask_of(ward),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Cohort
@@ -175,3 +178,133 @@ def test_what_is_there_is_not_overwritten(ward: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="is there already"):
         mend([], read_bids(ward), tmp_path / "out")
+
+
+def test_a_label_of_nan_alone_is_left_out(ward: Path, tmp_path: Path) -> None:
+    """With 0 in their place it would say that this person has no lesion."""
+    redo(mask_of(ward, 1), lambda array: np.full(array.shape, np.nan, np.float32))
+    cohort = read_bids(ward)
+    done = mend(look(cohort), cohort, tmp_path / "out")
+    assert [one["file"] for one in done["left_out"]] == [str(mask_of(ward, 1))]
+    assert [case.name for case in read_bids(tmp_path / "out").labelled] == ["sub-02", "sub-03"]
+
+
+def redo(
+    path: Path,
+    voxels: Callable[[np.ndarray], np.ndarray] = lambda array: array,
+    *,
+    change: np.ndarray | None = None,
+    mm: np.ndarray | None = None,
+    qform_off: float = 0,
+    codes: tuple[int, int] = (1, 1),
+    unit: str = "mm",
+) -> None:
+    """Write a file anew: other voxels, affine = mm @ affine @ change, forms that disagree by `qform_off` mm in x."""
+    image = nib.load(path)
+    affine = (np.eye(4) if mm is None else mm) @ image.affine @ (np.eye(4) if change is None else change)
+    made = nib.Nifti1Image(voxels(np.asarray(image.dataobj)), affine)
+    made.header.set_sform(affine, codes[0])
+    made.header.set_qform(along_x(qform_off) @ affine, codes[1])
+    made.header.set_xyzt_units(unit)
+    path.write_bytes(gzip.compress(made.header.binaryblock + made.to_bytes()[348:], 1))
+
+
+def along_x(mm: float) -> np.ndarray:
+    return np.array([[1, 0, 0, mm], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+
+
+def turn(path: Path, axes: str) -> None:
+    """The same image, its voxels stored in another order, as the header then says."""
+    image = nib.load(path)
+    now, wanted = nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)
+    made = image.as_reoriented(nib.orientations.ornt_transform(now, wanted))
+    made.set_qform(made.affine, 1)
+    nib.save(made, path)
+
+
+def lesion_mm(path: Path) -> np.ndarray:
+    """Scanner positions of the marked voxels, (n, 3), in an order of their own."""
+    image = nib.load(path)
+    points = nib.affines.apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj).squeeze() > 0.4))
+    return points[np.lexsort(np.round(points * 5).T)]
+
+
+METRE = np.diag([1e-3, 1e-3, 1e-3, 1])
+HALF = np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
+CUT = np.array([[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+
+
+def nan_in_air(array: np.ndarray) -> np.ndarray:
+    array = array.astype(np.float32)
+    array[0, 0] = np.nan
+    return array
+
+
+REPAIRABLE: dict[str, Callable[[list[Path], Path], None]] = {
+    "a mask without a form": lambda images, mask: redo(mask, codes=(0, 0)),
+    "a mask a hair off": lambda images, mask: redo(mask, mm=along_x(0.02)),
+    "a mask far off": lambda images, mask: redo(mask, mm=along_x(80)),
+    "a mask far off whose forms disagree": lambda images, mask: redo(mask, mm=along_x(80), qform_off=5),
+    "a mask in metres": lambda images, mask: redo(mask, mm=METRE, unit="meter"),
+    "a mask on finer voxels": lambda images, mask: redo(mask, lambda a: a.repeat(2, 0).repeat(2, 1).repeat(2, 2), change=HALF),
+    "a mask of fewer slices and four axes": lambda images, mask: redo(mask, lambda a: a[2:, :, :, None], change=CUT),
+    "a mask of another value": lambda images, mask: redo(mask, lambda a: a * np.uint8(7)),
+    "a mask of fractions": lambda images, mask: redo(mask, lambda a: a * np.float32(0.8)),
+    "a mask whose forms disagree": lambda images, mask: redo(mask, qform_off=7),
+    "an image whose forms disagree": lambda images, mask: redo(images[0], qform_off=7),
+    "an image with an unused form": lambda images, mask: redo(images[1], qform_off=7, codes=(1, 0)),
+    "an image with NaN": lambda images, mask: redo(images[0], nan_in_air),
+    "images in metres": lambda images, mask: [redo(path, mm=METRE, unit="meter") for path in images],
+    "mm that are said to be micrometres": lambda images, mask: redo(images[0], unit="micron"),
+    "a hair between images": lambda images, mask: [redo(path, mm=along_x(0.02)) for path in (images[1], mask)],
+    "a hair, and a form nobody uses": lambda images, mask: [
+        redo(images[1], mm=along_x(0.02), qform_off=7, codes=(1, 0)),
+        redo(mask, mm=along_x(0.02)),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("defect", REPAIRABLE)
+@settings(max_examples=3, deadline=None)
+@given(axes=st.sampled_from(["RAS", "LAS", "LPS", "PIR", "ASL"]))
+def test_what_was_mended_has_no_error_and_its_lesions_in_place(
+    head: Callable[..., None], defect: str, axes: str
+) -> None:
+    with TemporaryDirectory() as folder:
+        root, out = Path(folder) / "data", Path(folder) / "out"
+        head(root, 1)
+        for path in root.rglob("*.nii.gz"):
+            turn(path, axes)
+        right = lesion_mm(mask_of(root, 1))
+        REPAIRABLE[defect]([image_of(root, 1, "FLAIR"), image_of(root, 1)], mask_of(root, 1))
+        findings = look(read_bids(root))
+        assert any(f.repair for f in findings)
+        mend(findings, read_bids(root), out)
+        assert [f for f in look(read_bids(out)) if f.severity == "error" or f.repair] == []
+        assert lesion_mm(mask_of(out, 1, "oligovox")) == pytest.approx(right, abs=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    image_axes=st.sampled_from(["RAS", "LAS", "LPS"]),
+    mask_axes=st.sampled_from(["RAS", "LAS", "LPS", "RPS", "PIR", "ASL"]),
+    off=st.tuples(*[st.sampled_from([0, 0, 0, -3, 12, 60])] * 3),
+)
+def test_left_stays_left(head: Callable[..., None], image_axes: str, mask_axes: str, off: tuple[int, int, int]) -> None:
+    """A mask is brought to where it was drawn, or to where its header says, or stays as it is: never to a mirror image of either."""
+    with TemporaryDirectory() as folder:
+        root, out = Path(folder) / "data", Path(folder) / "out"
+        head(root, 1)
+        mask, shift = mask_of(root, 1), np.eye(4)
+        right, shift[:3, 3] = lesion_mm(mask), np.array(off) * (1, 1, 1.2)  # whole voxels
+        for path in root.rglob("*.nii.gz"):
+            turn(path, mask_axes if path == mask else image_axes)
+        redo(mask, mm=shift)
+        findings = look(read_bids(root))
+        mend(findings, read_bids(root), out)
+        there = lesion_mm(mask_of(out, 1, "oligovox"))
+        said = {tuple(point) for point in np.round(right + shift[:3, 3], 1)}
+        drawn = there.shape == right.shape and np.allclose(there, right, atol=0.05)
+        assert drawn or {tuple(point) for point in np.round(there, 1)} <= said
+        if any(f.repair for f in findings):
+            assert not [f for f in look(read_bids(out)) if f.severity == "error"]

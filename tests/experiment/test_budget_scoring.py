@@ -55,6 +55,12 @@ def test_of_equal_limits_the_nearest_to_a_half_wins() -> None:
     assert operating_point(scores, distance) == 0.9
 
 
+def test_a_limit_at_which_little_is_defined_is_not_chosen() -> None:
+    rows = {0.5: [4.0, 5.0, 6.0], 0.995: [1.0, None, None]}
+    scores = {limit: {str(n): {"hd95_mm": value} for n, value in enumerate(values)} for limit, values in rows.items()}
+    assert operating_point(scores, study(metric="hd95_mm")) == 0.5
+
+
 def test_several_classes_that_exclude_each_other_have_no_limit() -> None:
     label = np.where(TRUTH, 1, 0)
     label[2, 2] = 2

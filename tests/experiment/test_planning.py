@@ -29,7 +29,7 @@ from oligovox.experiment import planning, planning_probe
 from oligovox.experiment import planning_choice as choose
 from oligovox.experiment.planning_facts import Exam, Facts, Grid, facts_of_cohort, grid_of
 from oligovox.experiment.planning_forecast import WORKER, Measured, forecast, refuse
-from oligovox.experiment.planning_machine import GIB, Machine, cores, free_memory
+from oligovox.experiment.planning_machine import GIB, Machine, cores, free_memory, in_words
 from oligovox.experiment.planning_probe import OutOfMemory, probe, windows
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.prepare.store import Plan, Store
@@ -190,6 +190,10 @@ def test_a_forecast_adds_up() -> None:
     assert found.memory == 2 * (2 * GIB + WORKER) + GIB // 2, "two workers beside a process that has not trained yet"
     assert found.disk == {"store": 10 * 75, "checkpoints": 3 * 3 * 10, "predictions": 63}
     assert found.as_json()["hours"]["total"] == pytest.approx((1.5 + 32 + 205 + 870 + 90 + 11) / 3600, abs=1e-4)
+    assert not any("busy" in line for line in found.lines())
+    slowly = replace(found, cpu={"start": 60.0})
+    assert "alone it takes 1.0 min or less" in slowly.lines()[1], "1209 s by the clock"
+    assert found.lines()[-1].endswith("of disk (store 1 KiB, checkpoints 0 KiB, predictions 0 KiB)")
     alone = forecast(replace(measured, workers=1), parse(Recipe, RECIPE, "test"), cohort(10, 6))
     assert alone.seconds["prepare"] == 10 * 6, "no other process has to begin"
 
@@ -289,6 +293,14 @@ def test_cases_without_the_reference_are_refused() -> None:
         choose.chosen_plan(elsewhere)
     partly = Facts((replace(elsewhere.exams[0], drawn_on=("FLAIR",)), *elsewhere.exams[1:]))
     assert "1 of 3 masks lie; a run refuses to test on the others" in choose.chosen_plan(partly)[1][1]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0, "0 KiB"), (7900, "8 KiB"), (41e6, "39 MiB"), (0.754 * GIB, "0.75 GiB"), (123.4 * GIB, "123 GiB")],
+)
+def test_sizes_are_said_in_a_fitting_unit(size: float, words: str) -> None:
+    assert in_words(size) == words
 
 
 def test_windows_are_those_of_a_sliding_window() -> None:

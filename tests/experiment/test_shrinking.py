@@ -22,6 +22,12 @@ from oligovox.settings import parse
 ASKED = Size(counts=(4, 2), patch=(32, 16, 16))
 
 
+def test_a_method_that_tells_patches_apart_keeps_two(tmp_path: Path) -> None:
+    assert smaller(Size(counts=(4,), patch=(32, 32, 32)), 8, 2) == Size(counts=(2,), patch=(32, 32, 32))
+    assert smaller(Size(counts=(2,), patch=(32, 32, 32)), 8, 2) == Size(counts=(2,), patch=(24, 32, 32))
+    assert smaller(Size(counts=(2, 2), patch=(32, 32, 32)), 8, 2) == Size(counts=(1, 1), patch=(32, 32, 32))
+
+
 def test_the_batch_is_halved_then_the_longest_side_is_cut() -> None:
     found = [ASKED]
     while following := smaller(found[-1], 8):
@@ -78,7 +84,7 @@ def test_a_smaller_size_is_said_noted_and_used_again(tmp_path: Path, capsys: pyt
             raise MemoryError
         return "done"
 
-    assert until_it_fits(work, ASKED, lambda: 8, tmp_path) == "done"
+    assert until_it_fits(work, ASKED, lambda: (8, 1), tmp_path) == "done"
     assert [size.counts for size in tried] == [(4, 2), (2, 1), (1, 1)]
     lines = capsys.readouterr().err.strip().splitlines()
     assert (
@@ -87,11 +93,11 @@ def test_a_smaller_size_is_said_noted_and_used_again(tmp_path: Path, capsys: pyt
     )
     assert json.loads((tmp_path / "smaller.json").read_text())["used"] == {"counts": [1, 1], "patch": [32, 16, 16]}
     tried.clear()
-    until_it_fits(work, ASKED, lambda: 8, tmp_path)
+    until_it_fits(work, ASKED, lambda: (8, 1), tmp_path)
     assert [size.counts for size in tried] == [(1, 1)], "a resumed run does not fail twice"
     tried.clear()
     other = Size(counts=(2,), patch=(16, 16, 16))
-    until_it_fits(work, other, lambda: 8, tmp_path)
+    until_it_fits(work, other, lambda: (8, 1), tmp_path)
     assert tried[0] == other, "other settings are another run"
 
 
@@ -100,13 +106,13 @@ def test_nothing_smaller_is_one_line_and_other_errors_pass(tmp_path: Path) -> No
         raise MemoryError
 
     with pytest.raises(RunError, match=r"out of memory even with batch 1, patch 8 x 8 x 16; choose a smaller network"):
-        until_it_fits(never, Size(counts=(1,), patch=(16, 8, 16)), lambda: 8, tmp_path)
+        until_it_fits(never, Size(counts=(1,), patch=(16, 8, 16)), lambda: (8, 1), tmp_path)
 
     def broken(size: Size) -> None:
         raise RuntimeError("shapes")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        until_it_fits(broken, ASKED, lambda: 8, tmp_path / "other")
+        until_it_fits(broken, ASKED, lambda: (8, 1), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

@@ -54,8 +54,9 @@ def run(
     if target is None or (folder and out):
         raise SettingsError("say once which folder to write: oligovox run WHAT OUT")
     if what.suffix.lower() in RECIPES:
-        if task or hours or fix:
-            raise SettingsError(f"{what}: a recipe says itself what to do; --task, --hours and --fix are for folders")
+        given = (task, hours, fix, layout, sequence, labels, raw != Raw.AUTO, minutes != 1.0, mask != "lesion")
+        if any(given):
+            raise SettingsError(f"{what}: a recipe says itself what to do; give it only --out, --set and --json")
         from oligovox import experiment
 
         say(experiment.run(what, target, tuple(change), show=bar), json)

@@ -110,7 +110,7 @@ def _finding(case: str, moved: Seen, against: Seen, shift: Shift, name: str) -> 
         files=(moved.path, against.path),
         found=f"{moved.sequence} seems off {name} by {words}",
         expected=f"within {OFF_MM:g} mm, as after registration",
-        remedy="register the sequences of this exam to one of them; `prepare` does it where registration is set",
+        remedy="register the sequences of this exam to one of them, as `oligovox ready` does",
         numbers={
             "mm": shift.mm,
             "along_mm": shift.along,

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -44,7 +45,6 @@ SAME_MM = 0.1
 _SHEAR = 1e-3  # cosine between two axes
 _SMALLEST_MM, _LARGEST_MM = 0.05, 20.0
 _ANISOTROPIC = 2.0
-_PLACELESS = ("affine", "no_form", "voxel_size")  # such a file is compared with no other
 _MM_OF = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -63,9 +63,23 @@ def look_at_headers(case: Case, scans: Mapping[str, Scan]) -> list[Finding]:
         else:
             expected, todo = "an affine with an inverse", "mend sform or qform, or export the image again"
             findings.append(_about(case, scan, "affine", "error", "its affine has no inverse", expected, todo))
-    lost = {finding.sequence for finding in findings if finding.check in _PLACELESS}
-    images = {key: scan for key, scan in scans.items() if not scan.is_mask and key not in lost}
-    return findings + _axes(case, images) + _grids(case, images)
+    images = {key: scan for key, scan in scans.items() if not scan.is_mask and is_placed(scan)}
+    return findings + _axes(case, images) + _grids(case, images, scans)
+
+
+def is_placed(scan: Scan) -> bool:
+    """Whether the header says where the file lies and which side is left, in believable mm; others are compared with no other."""
+    return scan.has_place and any(scan.codes) and _plausible(np.array(spacing_of(scan.affine)))
+
+
+def as_mended(scans: Mapping[str, Scan]) -> dict[str, Scan]:
+    """The scans where they lie once `mend` has rewritten headers: in mm, and those a hair off on the grid of the first image."""
+    mended = {
+        key: scan if (affine := _in_mm(scan)) is None else replace(scan, affine=affine) for key, scan in scans.items()
+    }
+    for hair in _hairs(scans):
+        mended |= {one.key: replace(one, affine=hair.onto.affine) for one in (hair.scan, *hair.masks)}
+    return mended
 
 
 def _about(
@@ -119,8 +133,12 @@ def _numbers(case: Case, scan: Scan) -> list[Finding]:
         return findings
     if bad := scan.voxels.size - int(np.isfinite(scan.voxels).sum()):
         found, expected = f"{bad} of {scan.voxels.size} voxels are NaN or infinite", "finite values"
+        some = bool(np.nan_to_num(scan.voxels, nan=0.0, posinf=0.0, neginf=0.0).any())
         todo = "let --fix write 0 there, or export it again"
-        findings.append(_about(case, scan, "not_finite", "error", found, expected, todo, "values", voxels=bad))
+        if not some:
+            todo = "export it again, or leave it out: no finite voxel differs from 0"
+        repair: Repair | None = "values" if some else None
+        findings.append(_about(case, scan, "not_finite", "error", found, expected, todo, repair, voxels=bad))
     elif not scan.is_mask and not scan.voxels.any():
         expected, todo = "an image", "leave it out, or bring the right file"
         findings.append(_about(case, scan, "empty_image", "error", "every voxel is 0", expected, todo))
@@ -194,22 +212,29 @@ def _sizes(case: Case, scan: Scan) -> list[Finding]:
         found, expected = f"two axes are {degrees:.2g}° off a right angle", "axes at right angles"
         todo = "resample it onto straight axes: many tools ignore the shear"
         findings.append(_about(case, scan, "shear", "warning", found, expected, todo, degrees=degrees))
-    sizes, factor = np.array(spacing_of(scan.affine)), _MM_OF.get(scan.unit)
+    sizes = np.array(spacing_of(scan.affine))
     shown = " × ".join(f"{size:.3g}" for size in sizes)
     if not _plausible(sizes):
         found, expected = f"voxels of {shown} mm", f"{_SMALLEST_MM:g} to {_LARGEST_MM:g} mm"
-        if factor and _plausible(sizes * factor):
-            affine = np.diag([factor] * 3 + [1.0]) @ scan.affine
+        if (affine := _in_mm(scan)) is not None:
             todo = f"--fix writes them in mm: the header says {scan.unit}"
             more: dict[str, Any] = {"repair": "header", "affine": affine.tolist()}
         else:
             todo, more = "mend pixdim, sform and qform, or export the image again", {}
         findings.append(_about(case, scan, "voxel_size", "error", found, expected, todo, **more))
-    elif factor:
+    elif scan.unit in _MM_OF:
         found, todo = f"the header says {scan.unit}, voxels are {shown}", "--fix writes 'mm' into the header"
         numbers = {"affine": scan.affine.tolist()}
         findings.append(_about(case, scan, "units", "warning", found, "mm", todo, "header", **numbers))
     return findings
+
+
+def _in_mm(scan: Scan) -> np.ndarray | None:
+    """The affine in mm, where sizes cannot be mm but can be the unit that the header names; else None."""
+    factor = _MM_OF.get(scan.unit)
+    if not factor or not scan.has_place or _plausible(sizes := np.array(spacing_of(scan.affine))):
+        return None
+    return np.diag([factor] * 3 + [1.0]) @ scan.affine if _plausible(sizes * factor) else None
 
 
 def _plausible(sizes: np.ndarray) -> bool:
@@ -247,25 +272,49 @@ def _of_case(case: Case, scans: Mapping[str, Scan], check: str, found: str, expe
     )
 
 
-def _grids(case: Case, images: Mapping[str, Scan]) -> list[Finding]:
+@dataclass(frozen=True)
+class _Hair:
+    """An image a hair off the first, which is `onto`; `masks` lie on its grid and go with it."""
+
+    scan: Scan
+    onto: Scan
+    masks: tuple[Scan, ...]
+    apart: float
+
+
+def _hairs(scans: Mapping[str, Scan]) -> list[_Hair]:
+    images = [scan for scan in scans.values() if not scan.is_mask and is_placed(scan)]
+    found = []
+    for scan in images[1:]:
+        apart = _apart(images[0], scan)
+        if TOLERANCE_MM < apart <= SAME_MM and _boxes_meet(images[0], scan):
+            masks = tuple(one for one in scans.values() if one.is_mask and _apart(scan, one) <= TOLERANCE_MM)
+            found.append(_Hair(scan, images[0], masks, apart))
+    return found
+
+
+def _apart(one: Scan, other: Scan) -> float:
+    """Distance of the corners in mm; infinite where the sizes in voxels differ."""
+    same = one.box == other.box and one.has_place and other.has_place
+    return corner_distance(one.affine, other.affine, one.box) if same else np.inf
+
+
+def _grids(case: Case, images: Mapping[str, Scan], scans: Mapping[str, Scan]) -> list[Finding]:
     """The grids of the other images against the first."""
     if len(images) < 2:
         return []
     first, *others = images.values()
     findings, differ = [], []
+    hairs = {hair.scan.key: hair for hair in _hairs(scans)}
     for scan in others:
         if not _boxes_meet(first, scan):
             found = f"{scan.key} and {first.key} have no part of space in common"
             todo = f"compare both headers; one of them is not this exam's ({first.path.name})"
             findings.append(_about(case, scan, "no_overlap", "error", found, "overlapping images", todo))
             continue
-        apart = corner_distance(first.affine, scan.affine, first.box) if scan.box == first.box else np.inf
-        if TOLERANCE_MM < apart <= SAME_MM:
-            found, expected = f"{apart:.2g} mm from the grid of {first.key}", "the same grid, digit by digit"
-            todo = "nothing, or let --fix give both the same header"
-            numbers = {"apart_mm": apart, "affine": first.affine.tolist()}
-            findings.append(_about(case, scan, "near_equal_grid", "note", found, expected, todo, "header", **numbers))
-        elif apart > SAME_MM and not _only_turned(first, scan):
+        if hair := hairs.get(scan.key):
+            findings.append(_hair(case, hair))
+        elif _apart(first, scan) > SAME_MM and not _only_turned(first, scan):
             differ.append(scan)
     if differ:
         shapes = "; ".join(f"{scan.key} {' × '.join(map(str, scan.box))}" for scan in (first, *differ))
@@ -273,6 +322,14 @@ def _grids(case: Case, images: Mapping[str, Scan]) -> list[Finding]:
         todo = "nothing if nobody moved in between: they are brought together by their headers, not registered"
         findings.append(_of_case(case, scans, "grids", f"different grids: {shapes}", "one grid", todo))
     return findings
+
+
+def _hair(case: Case, hair: _Hair) -> Finding:
+    found, expected = f"{hair.apart:.2g} mm from the grid of {hair.onto.key}", "the same grid, digit by digit"
+    todo = "nothing, or let --fix give both the same header" + (", and the masks drawn on it" if hair.masks else "")
+    numbers = {"apart_mm": hair.apart, "affine": hair.onto.affine.tolist()}
+    finding = _about(case, hair.scan, "near_equal_grid", "note", found, expected, todo, "header", **numbers)
+    return replace(finding, files=(hair.scan.path, *(mask.path for mask in hair.masks)))
 
 
 def _only_turned(one: Scan, other: Scan) -> bool:

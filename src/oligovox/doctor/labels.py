@@ -26,9 +26,9 @@ from scipy import ndimage
 
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.doctor.finding import Finding, Repair, Severity
-from oligovox.doctor.header import SAME_MM
+from oligovox.doctor.header import SAME_MM, as_mended, is_placed
 from oligovox.doctor.scan import BRAIN, LABEL, Scan, readable
-from oligovox.prepare.geometry import corner_distance, inside, resample_to, same_grid, spacing_of
+from oligovox.prepare.geometry import corner_distance, inside, orientation_of, resample_to, same_grid, spacing_of
 
 TINY_MM3 = 3.0
 """Lesions below this volume are counted; most protocols of multiple sclerosis leave them out."""
@@ -70,6 +70,7 @@ def look_at_masks(case: Case, scans: Mapping[str, Scan], scheme: Mapping[str, in
         scheme: class → value in the label files.
     """
     findings = []
+    scans = as_mended(scans)
     images = readable(case, scans)
     for key in (BRAIN, LABEL):
         mask = scans.get(key)
@@ -172,26 +173,49 @@ def _on_a_grid(case: Case, mask: Scan, images: Mapping[str, Scan]) -> list[Findi
     """A mask must lie on the grid of one of its images."""
     if not images or any(same_grid(mask.volume, image.volume) for image in images.values()):
         return []
-    alike = [image for image in images.values() if image.box == mask.box]
+    usable = {key: image for key, image in images.items() if is_placed(image)}
+    alike = [image for image in (usable or images).values() if image.box == mask.box]
     apart = {image.key: corner_distance(mask.affine, image.affine, mask.box) for image in alike}
-    image = min(alike, key=lambda one: apart[one.key]) if alike else _most_alike(mask, images)
+    image = min(alike, key=lambda one: apart[one.key]) if alike else _most_alike(mask, usable or images)
     sizes = f"{' × '.join(map(str, mask.box))} voxels against {' × '.join(map(str, image.box))} of {image.key}"
     found = f"on the grid of no image: {sizes}" + (f", {apart[image.key]:.3g} mm apart" if alike else "")
-    by_place = _share_in_subject(mask, image)
-    repair: Repair | None = None
+    turned = _turned(mask, image)
+    repair, todo, numbers = _back_onto(mask, image, apart.get(image.key), bool(turned))
+    expected = "the grid of one of its images"
+    return [_about(case, mask, "mask_grid", "error", found + turned, expected, todo, repair, **numbers)]
+
+
+def _turned(mask: Scan, image: Scan) -> str:
+    """How the axes of the two run, where both headers say so and it is not the same; else ''."""
+    ways = [orientation_of(scan.affine) for scan in (mask, image)]
+    if ways[0] == ways[1] or not (any(mask.codes) and any(image.codes)):
+        return ""
+    return f"; its axes run {ways[0]}, those of {image.key} {ways[1]}"
+
+
+def _back_onto(mask: Scan, image: Scan, apart: float | None, turned: bool) -> tuple[Repair | None, str, dict[str, Any]]:
+    """How a mask comes onto an image: repair, what to do, numbers.
+
+    The image's header goes only over a header that runs the same way, or says nothing: else left might become right.
+    """
+    if not is_placed(image):
+        return None, f"mend the header of {image.key} first: it does not say where the image lies", {}
+    by_place = _share_in_subject(mask, image) if is_placed(mask) else 0.0
     numbers: dict[str, Any] = {"in_subject_by_its_header": by_place}
-    if alike:
+    if apart is not None:
         by_voxel = _share_by_voxel(mask, image)
-        numbers |= {"in_subject_by_voxel": by_voxel, "apart_mm": apart[image.key]}
-        if apart[image.key] <= SAME_MM or (by_voxel >= _FITS and by_place < by_voxel - 0.1):
-            repair, numbers["affine"] = "header", image.affine.tolist()
+        numbers |= {"in_subject_by_voxel": by_voxel, "apart_mm": apart}
+        if apart <= SAME_MM or (by_voxel >= _FITS and by_place < by_voxel - 0.1 and not turned):
             todo = f"--fix gives it the header of {image.key}: voxel by voxel it lies on the subject"
-    if repair is None and by_place >= _FITS:
-        repair, numbers["onto"] = "grid", str(image.path)
+            return "header", todo, numbers | {"affine": image.affine.tolist()}
+    if by_place >= _FITS:
         todo = f"--fix resamples it (nearest) onto {image.key}, where its own header puts it"
-    if repair is None:
-        todo = "draw it on one of the images, or find the header it was drawn on: as it is, it misses the subject"
-    return [_about(case, mask, "mask_grid", "error", found, "the grid of one of its images", todo, repair, **numbers)]
+        return "grid", todo, numbers | {"onto": str(image.path)}
+    if not is_placed(mask):
+        why = "its own says nothing that can be used"
+    else:
+        why = "with that of the image it might be mirrored" if turned else "as it is, it misses the subject"
+    return None, f"draw it on one of the images, or find the header it was drawn on: {why}", numbers
 
 
 def _most_alike(mask: Scan, images: Mapping[str, Scan]) -> Scan:

@@ -36,8 +36,9 @@ TABLE = "mended.json"
 
 _log = logging.getLogger(__name__)
 _ORDER: Sequence[Repair] = ("values", "header", "labels", "grid")
+_ONTO_ANOTHER = ("mask_grid", "near_equal_grid")  # come last: a repair of the file's own forms must not undo them
 _LEVEL = 4
-_UNUSABLE = ("missing_file", "not_nifti", "truncated", "unreadable", "label_values", "label_fractions")
+_UNUSABLE = ("missing_file", "not_nifti", "truncated", "unreadable", "not_finite", "label_values", "label_fractions")
 """A label with one of these and no repair cannot be written."""
 
 Action = dict[str, Any]
@@ -110,7 +111,11 @@ def _planned(findings: Sequence[Finding]) -> dict[Path, list[Finding]]:
         if finding.repair:
             for path in finding.files:
                 planned[path].append(finding)
-    return {path: sorted(todo, key=lambda f: _ORDER.index(f.repair or "values")) for path, todo in planned.items()}
+
+    def rank(finding: Finding) -> tuple[int, bool]:
+        return _ORDER.index(finding.repair or "values"), finding.check in _ONTO_ANOTHER
+
+    return {path: sorted(todo, key=rank) for path, todo in planned.items()}
 
 
 def _said(finding: Finding) -> list[Any]:
@@ -283,7 +288,7 @@ def _grid(onto: Path, data: bytes, path: Path) -> tuple[bytes, Any, Any, str]:
     """Nearest neighbour onto the grid of an image."""
     image, reference = _open(data), nib.load(onto)
     affine, shape = np.array(reference.affine, dtype=np.float64), reference.shape[:3]
-    mask = Volume(np.asanyarray(image.dataobj), np.array(image.affine, dtype=np.float64))
+    mask = Volume(np.asanyarray(image.dataobj).reshape(image.shape[:3]), np.array(image.affine, dtype=np.float64))
     new = resample_to(mask, affine, shape, 0).array
     was = {"shape": mask.shape, "affine": mask.affine.tolist(), "marked_voxels": int(np.count_nonzero(mask.array))}
     now = {

@@ -104,7 +104,7 @@ def scored_at(seen: Iterable[Predicted], limits: Sequence[float]) -> dict[float,
 
 
 def operating_point(scores: Mapping[float, Scores], study: Study) -> float:
-    """The limit with the best mean of the primary metric; of equal ones the nearest to a half.
+    """The limit with the best mean of the primary metric, among those at which it is defined for most people; of equal ones the nearest to a half.
 
     Labelled people can be sicker than others, and patches are drawn around lesions: then a network says "lesion" too often, the more so the
     less it was trained, and what is compared at a half is that.
@@ -115,7 +115,9 @@ def operating_point(scores: Mapping[float, Scores], study: Study) -> float:
     """
     sign = 1 if study.higher_is_better else -1
     means = {limit: mean_of(found, study.metric) for limit, found in scores.items()}
-    known = {limit: sign * mean for limit, mean in means.items() if mean is not None}
+    defined = {limit: sum(row[study.metric] is not None for row in found.values()) for limit, found in scores.items()}
+    most = max(defined.values(), default=0)
+    known = {limit: sign * mean for limit, mean in means.items() if mean is not None and defined[limit] == most}
     return max(sorted(known, key=lambda limit: abs(limit - HALF)), key=lambda limit: known[limit], default=HALF)
 
 

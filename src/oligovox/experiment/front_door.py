@@ -1,6 +1,7 @@
 """`oligovox run FOLDER OUT`: from a folder that somebody hands you to predictions and a page, in one command.
 
     OUT/asked.json          what was asked; the folder belongs to it
+    OUT/inputs.json         SHA-256 of every file of every exam; from the plan on nothing of it may change
     OUT/tables/*/NAME.tsv   who there is: as given, mended and ready, and who has no label
     OUT/converted/          NIfTI files of layouts that have none; of DICOM with the table that says what each series is
     OUT/check/              the data doctor's page; with fix: OUT/mended/, a mended copy
@@ -15,7 +16,10 @@ Every stage resumes: start the same command again.
 
 from __future__ import annotations
 
+import math
 import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +39,7 @@ from oligovox.experiment.readying import ready, ready_back
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.experiment.study import run_recipe
 from oligovox.experiment.verbs import predict
-from oligovox.files import check_writable, read_json, write_json
+from oligovox.files import check_writable, hash_file, read_json, write_json
 from oligovox.prepare.geometry import read_volume
 from oligovox.report.front import Stop, write_front
 from oligovox.report.page import load_report
@@ -61,6 +65,9 @@ class Asked:
         hours: the whole run shall take at most so long; None: the usual number of steps.
         minutes: of measuring before the plan.
         changes: settings of the recipe that differ from the plan's, as "finetune.training.steps=500".
+
+    Raises:
+        SettingsError: hours or minutes that are no time.
     """
 
     layout: str = ""
@@ -72,6 +79,11 @@ class Asked:
     hours: float | None = None
     minutes: float = 1.0
     changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in (("hours", self.hours), ("minutes", self.minutes)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SettingsError(f"{name} is {value}; expected a number above 0")
 
 
 @dataclass(frozen=True)
@@ -169,19 +181,21 @@ def _claim(data: Path, out: Path, asked: Asked) -> None:
     """
     if not data.exists():
         raise CohortError(f"{data}: no such folder; expected one with images, or a list or table of them")
-    home = (data if data.is_dir() else data.parent).resolve()
+    home = data.resolve()  # of a table the places of its images count, once it is read
     if out.resolve().is_relative_to(home) or home.is_relative_to(out.resolve()):
         raise OutputError(f"{out}: lies in the folder of the data ({home}), or around it; choose another folder")
     listed = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(asked).items()}
     content = {"data": str(data.resolve()), **listed}
     file = out / "asked.json"
     if file.is_file():
-        if (before := read_json(file)) != content:
-            other = next(key for key in content if before.get(key) != content[key])
+        free = () if (out / "plan" / "plan.yaml").is_file() else ("hours", "minutes")  # nothing stands on them yet
+        before = read_json(file)
+        if other := next((key for key in content if key not in free and before.get(key) != content[key]), None):
             raise SettingsError(
                 f"{out}: was begun with {other} {before.get(other)!r}, now it is {content[other]!r}; "
                 "choose another folder, or remove this one"
             )
+        write_json(file, content)
         return
     if out.exists() and any(out.iterdir()):
         raise SettingsError(f"{out}: is not empty and was not begun by this command; choose another folder")
@@ -201,6 +215,9 @@ def _given(data: Path, way: _Way) -> Path:
         source, mask=asked.mask, layout="" if source is work else asked.layout, sequences=asked.sequences,
         labels=asked.labels, work=work,
     )  # fmt: skip
+    if _lies_in(cohort, way.out) and source is data:
+        raise OutputError(f"{way.out}: images of {data} lie in it; choose another folder")
+    _hold(cohort, way)
     table = way.table(cohort, "given")
     if not cohort.labelled:
         where = (
@@ -213,6 +230,54 @@ def _given(data: Path, way: _Way) -> Path:
             "or learn from images alone with `oligovox prepare` and `oligovox pretrain`"
         )
     return table
+
+
+def _lies_in(cohort: Cohort, folder: Path) -> bool:
+    """Whether an image of a cohort lies in a folder, but for what was converted there."""
+    home, made = folder.resolve(), (folder / "converted").resolve()
+    files = (path.resolve() for case in cohort.cases for path in case.images.values())
+    return any(path.is_relative_to(home) and not path.is_relative_to(made) for path in files)
+
+
+def _hold(cohort: Cohort, way: _Way) -> None:
+    """Note what every file holds; once a plan stands on it, nothing may change.
+
+    Raises:
+        SettingsError: something did.
+    """
+    file = way.out / "inputs.json"
+    now = {
+        case.name: {key: hash_file(path) for key, path in _files(case).items() if path.is_file()}
+        for case in cohort.cases
+    }
+    before = read_json(file) if file.is_file() else now
+    if before != now:
+        if (way.out / "plan" / "plan.yaml").is_file():
+            raise SettingsError(f"{way.out}: {_changed(before, now)}")
+        shutil.rmtree(way.out / "mended", ignore_errors=True)  # ours, of what was there before
+    write_json(file, now)
+
+
+def _files(case: Case) -> dict[str, Path]:
+    return {
+        **case.images,
+        **({"label": case.label} if case.label else {}),
+        **({"brain": case.brain} if case.brain else {}),
+    }
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is different, and what to do."""
+    if new := sorted(set(now) - set(before)):
+        todo = "predict it with `oligovox predict OUT/run/arms/NAME TABLE PREDICTIONS`, or begin in another folder to learn from it"
+        return f"{new[0]} came after this run was planned; {todo}"
+    if gone := sorted(set(before) - set(now)):
+        return (
+            f"{gone[0]} was there when this run was planned, and is not now; bring it back, or begin in another folder"
+        )
+    name = next(name for name in now if before[name] != now[name])
+    keys = sorted(key for key in {*before[name], *now[name]} if before[name].get(key) != now[name].get(key))
+    return f"{name}: {', '.join(keys)} changed after this run was planned; bring the old file back, or begin in another folder"
 
 
 def _is_dicom(data: Path) -> bool:
@@ -250,14 +315,17 @@ def _checked(given: Path, way: _Way) -> Path:
     found = check_data(given, way.out / "check", fix=mended if fix else None, workers=way.workers, show=way.show)
     said = f"{count(found['error'], 'error')}, {count(found['warning'], 'warning')}, {count(found['note'], 'note')} in {count(found['cases'], 'exam')}"
     way.stop("Check", said, "check/check.html")
+    if fix and found["actions"]:
+        copy = read_cohort(mended)
+        way.stop(
+            "Mended",
+            f"a copy of {count(len(copy), 'exam')}, with {count(found['actions'], 'repair')}",
+            "mended/mended.json",
+        )
+        given = way.table(copy, "mended")
+        found = check_data(mended, workers=way.workers, show=way.show) if found["error"] else found
     if not found["error"]:
         return given
-    if fix:
-        found = check_data(mended, workers=way.workers, show=way.show)
-        if not found["error"]:
-            copy = read_cohort(mended)
-            way.stop("Mended", f"a copy of {count(len(copy), 'exam')}, with all that was changed", "mended/mended.json")
-            return way.table(copy, "mended")
     first = next(row for row in found["findings"] if row["severity"] == "error")
     todo = "what is left only a person can mend" if fix else "mend it, or say --fix to go on with a mended copy"
     raise CohortError(

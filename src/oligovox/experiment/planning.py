@@ -30,7 +30,7 @@ from oligovox.experiment.planning_machine import GIB, Machine, this_machine
 from oligovox.experiment.planning_probe import OutOfMemory, probe
 from oligovox.experiment.recipe import NetworkChoice, Recipe
 from oligovox.experiment.shrinking import Size, smaller
-from oligovox.experiment.training import check, of_finetuning, patch_multiple
+from oligovox.experiment.training import check, of_finetuning, size_limits
 from oligovox.files import atomic_file, check_writable, write_json
 from oligovox.networks.resenc import Preset
 from oligovox.prepare.store import Plan, Store
@@ -100,7 +100,9 @@ def plan(
     ground = _ground(Path(data), mask, layout, sequences, labels)
     split, said = choose.chosen_split(ground.facts)
     prepared, why = (
-        (ground.store.plan, ["prepared: as the store is"]) if ground.store else choose.chosen_plan(ground.facts)
+        (ground.store.plan, ["prepared: as the store is, once more in the folder of the run"])
+        if ground.store
+        else choose.chosen_plan(ground.facts)
     )
     content: dict[str, Any] = {
         "name": ground.name,
@@ -238,7 +240,7 @@ def _fitting(
 
 
 def _multiple(preset: Preset, pretext: str, prepared: Plan) -> int:
-    return patch_multiple(pretext, {}, NetworkChoice(settings={"preset": preset}), prepared)
+    return size_limits(pretext, {}, NetworkChoice(settings={"preset": preset}), prepared)[0]
 
 
 def _typical(cohort: Cohort, facts: Facts, prepared: Plan) -> Cohort:

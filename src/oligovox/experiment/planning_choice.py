@@ -17,7 +17,7 @@ import numpy as np
 
 from oligovox.errors import SettingsError
 from oligovox.experiment.planning_facts import Facts, Grid, Shape, Spacing
-from oligovox.experiment.planning_machine import GIB, Machine
+from oligovox.experiment.planning_machine import GIB, Machine, in_words
 from oligovox.experiment.recipe import SplitChoice
 from oligovox.networks.resenc import PRESETS, Preset
 from oligovox.prepare.store import Plan
@@ -224,11 +224,11 @@ def chosen_size(
         while machine.gpu and whole and batch < 8 and fits(patch, 2 * batch):
             batch *= 2
         chosen = Chosen(preset, patch, batch)
-        limit = f"{most} voxels, which is enough work for {machine.cores} cores" if not machine.gpu else "memory"
+        limit = (
+            "no more fits into memory" if machine.gpu else f"{most} voxels are enough work for {machine.cores} cores"
+        )
         why = (
-            "as large as the median image"
-            if whole
-            else f"smaller than the median image of {_by(shape)} because of {limit}"
+            "as large as the median image" if whole else f"smaller than the median image of {_by(shape)}, since {limit}"
         )
         return chosen, f"network and patch: {chosen}; {why}; sides are multiples of {multiple(preset)}"
     raise refused or SettingsError("no network to choose from")
@@ -252,7 +252,7 @@ def chosen_split(facts: Facts) -> tuple[SplitChoice, str]:
     split = SplitChoice(test=test, validation=validation, labels=labels)
     return (
         split,
-        f"split: of {labelled} labelled people {test} are tested on, {validation} choose the checkpoint, {labels} teach",
+        f"split: {labelled} labelled people: {test} to test on, {validation} to choose the checkpoint by, {labels} to learn from",
     )
 
 
@@ -290,7 +290,7 @@ def chosen_workers(machine: Machine, case_bytes: int) -> tuple[int, str]:
             f"memory: preparing one case takes {case_bytes / GIB:.2f} GiB, of {machine.memory / GIB:.2f} GiB free; free memory, or prepare elsewhere"
         )
     workers = min(machine.cores, room, 8)
-    return workers, f"workers: {workers}, for {machine.cores} cores and {case_bytes / GIB:.2g} GiB a case"
+    return workers, f"workers: {workers}, for {machine.cores} cores and {in_words(case_bytes)} a case"
 
 
 def _by(sides: Sequence[int]) -> str:

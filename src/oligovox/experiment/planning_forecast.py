@@ -9,11 +9,14 @@ from typing import Any
 
 from oligovox.errors import SettingsError
 from oligovox.experiment.planning_facts import Facts
-from oligovox.experiment.planning_machine import GIB, Machine
+from oligovox.experiment.planning_machine import GIB, Machine, in_words
 from oligovox.experiment.recipe import Recipe
 
 WORKER = 110 * 2**20
 """Bytes of a process that prepares, beside its case: Python with numpy, scipy and nibabel."""
+
+BUSY = 0.7
+"""CPU seconds over wall seconds, without a GPU; below it the processes waited for something."""
 
 KEPT_CHECKPOINTS = 3
 """Of each training while it saves: the best, the last, the new one."""
@@ -75,11 +78,16 @@ class Forecast:
     def lines(self) -> list[str]:
         """For people."""
         parts = ", ".join(f"{stage} {_time(value)}" for stage, value in self.seconds.items())
-        disk = ", ".join(f"{part} {value / GIB:.2g}" for part, value in self.disk.items())
-        gpu = f", {self.gpu_memory / GIB:.2g} GiB of the GPU's" if self.gpu_memory else ""
+        disk = ", ".join(f"{part} {in_words(value)}" for part, value in self.disk.items())
+        gpu = f", {in_words(self.gpu_memory)} of the GPU's" if self.gpu_memory else ""
+        wall, cpu = sum(self.seconds.values()), sum(self.cpu.values())
+        busy = [
+            f"forecast: other work kept the machine busy while this was measured; alone it takes {_time(cpu)} or less"
+        ]
         return [
-            f"forecast: {_time(sum(self.seconds.values()))} in all ({parts}); the page comes on top",
-            f"forecast: {self.memory / GIB:.2g} GiB of memory at most{gpu}; {sum(self.disk.values()) / GIB:.2g} GiB of disk ({disk})",
+            f"forecast: {_time(wall)} in all ({parts}); the page comes on top",
+            *(busy if cpu < BUSY * wall and not self.gpu_memory else []),
+            f"forecast: {in_words(self.memory)} of memory at most{gpu}; {in_words(sum(self.disk.values()))} of disk ({disk})",
         ]
 
 

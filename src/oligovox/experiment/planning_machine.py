@@ -37,6 +37,13 @@ class Machine:
         )
 
 
+def in_words(size: float) -> str:
+    """Bytes for people: '0.75 GiB', '39 MiB', '8 KiB'."""
+    if size >= GIB / 10:
+        return f"{size / GIB:.{2 if size < 10 * GIB else 0}f} GiB"
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+
+
 def this_machine(where: Path) -> Machine:
     """The machine this process runs on; `where` is the folder a run will be written into, there or not yet."""
     import torch

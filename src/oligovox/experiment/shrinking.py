@@ -1,4 +1,4 @@
-"""Training that ran out of memory goes on smaller: half the batch, and at a batch of 1 a patch that is shorter along its longest side.
+"""Training that ran out of memory goes on smaller: half the batch, and where that cannot be halved a patch that is shorter along its longest side.
 
 What was given up is one line on stderr and RUN/smaller.json, from which a resumed run takes its size. The run goes on from its last checkpoint;
 before the first there is none, and it begins anew. A process that the kernel kills for memory leaves no error that could be caught.
@@ -41,15 +41,17 @@ class Size(Settings):
         return f"batch {' + '.join(map(str, self.counts))}, patch {' x '.join(map(str, self.patch))}"
 
 
-def smaller(size: Size, multiple: int) -> Size | None:
+def smaller(size: Size, multiple: int, least: int = 1) -> Size | None:
     """The next size to try; None where there is none.
 
     Args:
         size: the one that did not fit.
         multiple: every side of a patch is one of it; a patch keeps two of it along at least one axis, as the deepest norm needs.
+        least: patches in a micro-batch that the method needs.
     """
-    if max(size.counts) > 1:
-        return Size(counts=tuple(max(1, count // 2) for count in size.counts), patch=size.patch)
+    halved = tuple(max(1, count // 2) for count in size.counts)
+    if halved != size.counts and sum(halved) >= least:
+        return Size(counts=halved, patch=size.patch)
     sides = list(size.patch)
     longest = sides.index(max(sides))
     sides[longest] -= multiple
@@ -58,13 +60,13 @@ def smaller(size: Size, multiple: int) -> Size | None:
     return Size(counts=size.counts, patch=(sides[0], sides[1], sides[2]))
 
 
-def until_it_fits(work: Callable[[Size], T], asked: Size, multiple: Callable[[], int], out: Path) -> T:
+def until_it_fits(work: Callable[[Size], T], asked: Size, limits: Callable[[], tuple[int, int]], out: Path) -> T:
     """Do the work at the size that was asked for, or at the first smaller one that fits into memory.
 
     Args:
         work: called with a size; resumes by itself.
         asked: what the settings say; a smaller one that an earlier run of these settings came to is used instead.
-        multiple: gives the multiple that every side of a patch must be; asked only after a failure.
+        limits: gives the multiple that every side of a patch must be, and the fewest patches in a micro-batch; asked only after a failure.
         out: run folder; smaller.json is written there.
 
     Raises:
@@ -81,7 +83,7 @@ def until_it_fits(work: Callable[[Size], T], asked: Size, multiple: Callable[[],
             if not is_out_of_memory(error):
                 raise
         _free()  # out here: while an error is handled, its traceback holds the networks
-        size = _next(size, multiple(), out)
+        size = _next(size, *limits(), out)
         write_json(file, {"asked": asked.model_dump(mode="json"), "used": size.model_dump(mode="json")})
 
 
@@ -103,10 +105,10 @@ def _noted(file: Path, asked: Size) -> Size | None:
     return used if len(used.counts) == len(asked.counts) else None
 
 
-def _next(size: Size, multiple: int, out: Path) -> Size:
+def _next(size: Size, multiple: int, least: int, out: Path) -> Size:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         raise RunError(f"{out}: out of memory with {size} in one of several processes; give a smaller batch or patch")
-    following = smaller(size, multiple)
+    following = smaller(size, multiple, least)
     if following is None:
         raise RunError(
             f"{out}: out of memory even with {size}; choose a smaller network, or a machine with more memory"

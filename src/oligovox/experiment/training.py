@@ -101,12 +101,12 @@ def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stag
     _check(method, built, network, stage, encoder, plan)
 
 
-def patch_multiple(method: str, settings: Mapping[str, Any], network: NetworkChoice, plan: Plan) -> int:
-    """What every side of a patch must be a multiple of, for the network and for the method; costs no memory."""
+def size_limits(method: str, settings: Mapping[str, Any], network: NetworkChoice, plan: Plan) -> tuple[int, int]:
+    """What every side of a patch must be a multiple of, for the network and for the method, and the fewest patches in a micro-batch; costs no memory."""
     with torch.device("meta"):
         encoder = build_encoder(network, plan.modalities)
         needs = build_method(method, settings, encoder).needs
-    return math.lcm(encoder.strides[-1], needs.patch_multiple)
+    return math.lcm(encoder.strides[-1], needs.patch_multiple), needs.batch
 
 
 def train(
@@ -132,7 +132,7 @@ def train(
     return until_it_fits(
         lambda size: _train(_sized(job, size), job, store, out, validate),
         asked,
-        lambda: patch_multiple(job.method, job.settings, job.network, store.plan),
+        lambda: size_limits(job.method, job.settings, job.network, store.plan),
         out,
     )
 
@@ -285,6 +285,10 @@ def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage,
         raise SettingsError(
             f"method {name} needs at least {needs.modalities} sequences, the plan has {', '.join(plan.modalities)}; "
             "prepare more sequences or choose another method"
+        )
+    if stage.batch < needs.batch:
+        raise SettingsError(
+            f"method {name} tells patches of a batch apart: batch is {stage.batch}, expected {needs.batch} or more"
         )
     for multiple, who in ((encoder.strides[-1], f"network {network.name}"), (needs.patch_multiple, name)):
         if wrong := [side for side in patch if side % multiple]:

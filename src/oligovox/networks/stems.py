@@ -49,7 +49,8 @@ class Stems(nn.Module):
             own, offset = self.filters[:, index : index + 1], self.offsets[:, index]
             heard = nn.functional.conv3d(image[:, index : index + 1], own, offset, self.stride, padding=1)
             heard = nn.functional.leaky_relu(heard, SLOPE, inplace=True)
-            said.append(share[:, index, None, None, None, None].to(heard.dtype) * heard)
+            weight = share[:, index, None, None, None, None].to(heard.dtype)
+            said.append(torch.where(weight > 0, weight * heard, 0.0))  # whatever an absent channel holds
         return sum(said[1:], start=said[0])
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from oligovox import settings as base
 from oligovox.losses.masked import masked_mean
-from oligovox.method import Clock, Losses, Method
+from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.teacher import Teacher, cosine_momentum
 from oligovox.sample.batch import Batch
@@ -79,6 +79,7 @@ class BYOL(Method[Views]):
 
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
+        self.needs = Needs(batch=2 if settings.norm == "batch" else 1)
         self.settings = settings
         self.online = Embedding(encoder, self._head(encoder.channels[-1]))
         self.predict = self._head(settings.embedding)

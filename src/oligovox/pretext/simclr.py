@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.losses.contrast import nt_xent
 from oligovox.losses.masked import masked_mean
-from oligovox.method import Clock, Losses, Method
+from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ProjectionHead
 from oligovox.sample.batch import Batch
@@ -60,6 +60,8 @@ class Views:
 @final
 class SimCLR(Method[Views]):
     """Encoder and a projector on its deepest feature."""
+
+    needs = Needs(batch=2)
 
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
