@@ -157,10 +157,11 @@ def test_from_the_folder_to_predictions_and_the_page(
     assert {path: path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()} == before, (
         "data are only read"
     )
-    again = json.loads(oligovox("run", data, out, *SHORT, "--json").stdout)
-    assert again == said
-    refused = oligovox("run", data, out, "--task", "lesion", "--hours", "1", check=2)
-    assert "was begun with" in refused.stderr
+    if entry == "bids":
+        again = json.loads(oligovox("run", data, out, *SHORT, "--json").stdout)
+        assert again == said
+        refused = oligovox("run", data, out, "--task", "lesion", "--hours", "1", check=2)
+        assert "was begun with" in refused.stderr
 
 
 def test_dicom_is_looked_at_and_labelled_by_a_person_in_between(oligovox: Call, tmp_path: Path) -> None:

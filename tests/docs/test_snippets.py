@@ -1,7 +1,8 @@
 """Every command and file that a page offers for copying, in the order of the page, in one folder per page with a BIDS folder `exams`.
 
 A snippet that is not run says why in the line above it (`<!-- not run: reason -->`), and its `oligovox` lines must still parse.
-One that is meant to fail says with which exit code (`<!-- fails: 2 -->`).
+One that is meant to fail says with which exit code (`<!-- fails: 2 -->`). A page that trains as another one does begins with `<!-- slow -->`: it is run by
+`make bench` only.
 """
 
 from __future__ import annotations
@@ -44,11 +45,16 @@ def snippets(page: Path) -> list[Snippet]:
     return [Snippet(m, note, kind, re.sub(f"^{indent}", "", body, flags=re.M)) for m, note, indent, kind, body in found]
 
 
+def marked(page: Path) -> object:
+    slow = page.read_text(encoding="utf-8").startswith("<!-- slow -->\n")
+    return pytest.param(page, id=page.name, marks=[pytest.mark.slow] if slow else [])
+
+
 def runnable(page: Path) -> bool:
     return any(s.kind in (*RUN_IN, "yaml") and s.mark != "not run" for s in snippets(page))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [marked(p) for p in PAGES if runnable(p)])
 def test_snippets_run(page: Path, phantom: Path) -> None:
     home = phantom.rename(phantom.with_name("exams")).parent
     for snippet in snippets(page):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oligovox.doctor.contrast import Middle, check_contrast, fluid, middle
+from oligovox.doctor.contrast import Middle, brain_region, check_contrast, fluid, middle
 from oligovox.doctor.finding import Finding
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import outline
@@ -50,6 +50,16 @@ def test_fluid_on_the_other_side_is_told(name: str, content: str, like: str) -> 
 
 def test_where_fluid_is_dark_in_both_nothing_is_claimed() -> None:
     assert named("T1w", "FLAIR") == named("FLAIR", "T1w") == named("T1wGd", "T1w") == []
+
+
+def test_a_head_without_its_top_is_not_judged() -> None:
+    """Where the middle of the brain lies is counted from there."""
+    x, y, z = np.ogrid[-50:50, -50:50, -50:50]
+    ball = np.where(x**2 + y**2 + z**2 < 45**2, 100.0, 1.0).astype(np.float32)
+    assert brain_region(Seen.of("T1w", Path("x.nii"), Volume(ball, np.diag([2.0, 2, 2, 1]))), "head").sum() > 2000
+    assert not brain_region(
+        Seen.of("T1w", Path("x.nii"), Volume(ball[..., :65], np.diag([2.0, 2, 2, 1]))), "head"
+    ).any()
 
 
 def test_names_without_a_rule_are_not_judged() -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from oligovox.cohort.bids import read_bids
@@ -206,7 +206,10 @@ def redo(
     made.header.set_sform(affine, codes[0])
     made.header.set_qform(along_x(qform_off) @ affine, codes[1])
     made.header.set_xyzt_units(unit)
-    path.write_bytes(gzip.compress(made.header.binaryblock + made.to_bytes()[348:], 1))
+    made.header["vox_offset"] = 352
+    path.write_bytes(
+        gzip.compress(made.header.binaryblock + made.to_bytes()[348:], 1)
+    )  # codes as asked, which nibabel would change
 
 
 def along_x(mm: float) -> np.ndarray:
@@ -229,6 +232,7 @@ def lesion_mm(path: Path) -> np.ndarray:
     return points[np.lexsort(np.round(points * 5).T)]
 
 
+WITHOUT_SHRINKING = (Phase.explicit, Phase.generate)  # an example takes a second, and says enough
 METRE = np.diag([1e-3, 1e-3, 1e-3, 1])
 HALF = np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
 CUT = np.array([[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
@@ -265,7 +269,7 @@ REPAIRABLE: dict[str, Callable[[list[Path], Path], None]] = {
 
 
 @pytest.mark.parametrize("defect", REPAIRABLE)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None, phases=WITHOUT_SHRINKING)
 @given(axes=st.sampled_from(["RAS", "LAS", "LPS", "PIR", "ASL"]))
 def test_what_was_mended_has_no_error_and_its_lesions_in_place(
     head: Callable[..., None], defect: str, axes: str
@@ -284,7 +288,8 @@ def test_what_was_mended_has_no_error_and_its_lesions_in_place(
         assert lesion_mm(mask_of(out, 1, "oligovox")) == pytest.approx(right, abs=0.05)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=14, deadline=None, phases=WITHOUT_SHRINKING)
+@example(image_axes="RAS", mask_axes="LAS", off=(60, 0, 0))
 @given(
     image_axes=st.sampled_from(["RAS", "LAS", "LPS"]),
     mask_axes=st.sampled_from(["RAS", "LAS", "LPS", "RPS", "PIR", "ASL"]),

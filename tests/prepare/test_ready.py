@@ -19,11 +19,12 @@ from oligovox.errors import GeometryError, LabelError, SettingsError
 from oligovox.prepare import ready as module
 from oligovox.prepare.bias import correct_bias
 from oligovox.prepare.brain import find_brain, looks_stripped, run_program
-from oligovox.prepare.geometry import Volume, read_volume, resample_to
+from oligovox.prepare.geometry import Volume, read_volume, resample_to, shifted
 from oligovox.prepare.ready import Ready, ready_person
 from oligovox.prepare.ready_back import back
-from oligovox.prepare.ready_files import begin, folder_of
+from oligovox.prepare.ready_files import begin, folder_of, write_image
 from oligovox.prepare.registration import shift_and_turn
+from oligovox.report.ready import warnings_of
 
 LABELS = {"lesion": 1}
 SIDE, STEP = 44, 4.0
@@ -159,6 +160,107 @@ def test_a_second_exam_comes_to_the_first(exam: Case, tmp_path: Path) -> None:
     assert turn < 1
 
 
+def test_the_lesions_of_later_exams_are_not_cut(exam: Case, tmp_path: Path) -> None:
+    """The second exam has a lesion below the brain mask of the first; both exams get a grid that holds it."""
+    core = ellipsoid((0, 0, 10), (40, 50, 30))
+    low = ellipsoid((0, 0, -55), (9, 9, 12))
+    small, lesion = (
+        save(tmp_path / f"raw/{n}.nii.gz", m.astype(np.uint8), AFFINE) for n, m in (("s", core), ("l", low))
+    )
+    again = save(tmp_path / "raw" / "again.nii.gz", read_volume(exam.images["FLAIR"]).array, AFFINE)
+    first = Case(subject="01", session="1", images={"FLAIR": exam.images["FLAIR"]}, brain=small)
+    second = Case(subject="01", session="2", images={"FLAIR": again}, brain=small, label=lesion)
+    records = ready_person([first, second], Ready(margin=0), LABELS, tmp_path / "out")
+    assert records[0]["shape"] == records[1]["shape"]
+    (step,) = (step for step in records[1]["steps"] if step["step"] == "label")
+    assert step["lesion_mm3_ready"] == step["lesion_mm3_native"] == low.sum() * STEP**3
+    assert ready_person([first, second], Ready(margin=0), LABELS, tmp_path / "out") == records
+    nib.save(nib.Nifti1Image((low | core).astype(np.uint8), AFFINE), lesion)  # the first one's grid hangs on it
+    assert (
+        ready_person([first, second], Ready(margin=0), LABELS, tmp_path / "out")[0]["content"] != records[0]["content"]
+    )
+
+
+def test_a_lesion_that_a_template_cuts_off_is_warned_of(exam: Case, tmp_path: Path) -> None:
+    image = read_volume(exam.images["FLAIR"])
+    lower = save(tmp_path / "raw" / "template.nii.gz", image.array[:, :, : SIDE // 2 + 5], AFFINE)
+    case = Case(subject="01", images={"FLAIR": exam.images["FLAIR"]}, label=exam.label, brain=exam.brain)
+    (record,) = ready_person([case], Ready(template=lower), LABELS, tmp_path / "out")
+    (step,) = (step for step in record["steps"] if step["step"] == "label")
+    kept = anatomy()["lesion"][:, :, : SIDE // 2 + 5].sum() / anatomy()["lesion"].sum()
+    assert step["lesion_mm3_ready"] / step["lesion_mm3_native"] == pytest.approx(kept, abs=0.05)
+    assert any("of the lesions' volume" in warning for warning in warnings_of(record))
+
+
+def test_a_brain_that_misses_the_ready_grid_is_refused(exam: Case, tmp_path: Path) -> None:
+    flair = exam.images["FLAIR"]
+    away = AFFINE.copy()
+    away[:3, 3] = 5000
+    flat = save(tmp_path / "raw" / "flat.nii.gz", np.ones((10, 10, 10), np.float32), away)
+    case = Case(subject="01", images={"FLAIR": flair}, brain=exam.brain)
+    with pytest.raises(GeometryError, match="outside the grid of flat"):
+        ready_person([case], Ready(template=flat), LABELS, tmp_path / "out")
+    wide = np.pad(read_volume(flair).array, ((0, 0), (0, 0), (0, 12)))
+    beside = np.zeros(wide.shape, np.uint8)
+    beside[20:24, 20:24, -6:] = 1
+    later = Case(
+        subject="01", session="2", images={"FLAIR": save(tmp_path / "raw/w.nii.gz", wide, AFFINE)},
+        brain=save(tmp_path / "raw/b.nii.gz", beside, AFFINE),
+    )  # fmt: skip
+    first = Case(subject="01", session="1", images={"FLAIR": flair}, brain=exam.brain)
+    with pytest.raises(GeometryError, match="01_ses-2: the brain mask .* outside the grid"):
+        ready_person([first, later], Ready(), LABELS, tmp_path / "out")
+
+
+def test_a_slab_that_overlaps_is_not_said_to_lie_apart(exam: Case, tmp_path: Path, caplog) -> None:
+    slab = save(tmp_path / "raw" / "slab.nii.gz", paint(CONTRASTS["T1w"], 1)[:, :, 20:22], shifted(AFFINE, (0, 0, 20)))
+    case = Case(subject="01", images={"FLAIR": exam.images["FLAIR"], "T1w": slab}, brain=exam.brain)
+    (record,) = ready_person([case], Ready(), LABELS, tmp_path / "out")
+    assert "do not overlap" not in caplog.text
+    assert not [warning for warning in warnings_of(record) if "overlap" in warning]
+    shift, turn = shift_and_turn(
+        np.array(record["sequences"]["T1w"]["matrix"]), shifted(AFFINE, (0, 0, 20)), (SIDE, SIDE, 2)
+    )
+    assert (shift, turn) < (4, 4)
+
+
+def test_another_mask_of_the_same_name_is_seen(exam: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    mask = save(
+        folder / "sub-01" / "anat" / "sub-01_desc-brain_mask.nii.gz", anatomy()["brain"].astype(np.uint8), AFFINE
+    )
+    case = Case(subject="01", images={"FLAIR": exam.images["FLAIR"]})
+    (one,) = ready_person([case], Ready(derivatives=folder), LABELS, tmp_path / "out")
+    nib.save(nib.Nifti1Image(ellipsoid((0, 0, 0), (40, 40, 40)).astype(np.uint8), AFFINE), mask)
+    (other,) = ready_person([case], Ready(derivatives=folder), LABELS, tmp_path / "out")
+    assert other["brain"]["mL"] < one["brain"]["mL"]
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert ready_person([case], Ready(derivatives=moved), LABELS, tmp_path / "out") == [other]
+
+
+def test_one_hot_voxel_does_not_flatten_an_image(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(1, 0.1, (12, 12, 12)).astype(np.float32)
+    values[0, 0, 0], values[1, 1, 1] = 20_000, 0
+    write_image(tmp_path / "hot.nii.gz", Volume(values, AFFINE), np.ones(values.shape, bool))
+    found = read_volume(tmp_path / "hot.nii.gz").array
+    assert 0 < found[1, 1, 1] <= values[values > 0].min()
+    np.testing.assert_array_equal(found[values > 0], values[values > 0])
+    values[0, 0, 0] = 3
+    write_image(tmp_path / "plain.nii.gz", Volume(values, AFFINE), None)
+    assert nib.load(tmp_path / "plain.nii.gz").get_data_dtype() == np.int16
+
+
+def test_originals_of_one_name_do_not_overwrite_each_other(exam: Case, tmp_path: Path) -> None:
+    names = ("FLAIR", "T1w", "T2w")
+    images = {n: save(tmp_path / n / f"{'other' if n == 'T2w' else 'p1'}.nii.gz", paint(CONTRASTS["FLAIR"], i), AFFINE)
+              for i, n in enumerate(names)}  # fmt: skip
+    case = Case(subject="p1", images=images, brain=exam.brain)
+    (record,) = ready_person([case], Ready(), LABELS, tmp_path / "out")
+    prediction = save(tmp_path / "dseg.nii.gz", np.ones(record["shape"], np.uint8), np.array(record["affine"]))
+    files = back(prediction, folder_of(case, tmp_path / "out"), tmp_path / "back")
+    assert [files[n].name for n in names] == ["p1_FLAIR_dseg.nii.gz", "p1_T1w_dseg.nii.gz", "other_dseg.nii.gz"]
+
+
 def test_a_template_gives_space_grid_and_size(exam: Case, tmp_path: Path) -> None:
     larger = np.diag([1.1, 1.1, 1.1, 1.0])
     stripped = np.where(anatomy()["brain"], paint(CONTRASTS["T1w"], 3), 0)
@@ -226,6 +328,10 @@ def test_where_the_brain_comes_from(exam: Case, tmp_path: Path, monkeypatch: pyt
     found = find_brain(bare, {"FLAIR": stripped}, "FLAIR")
     assert found.origin == "stripped"
     assert dice(found.mask.array > 0, brain) == 1
+    parts = ndimage.find_objects(brain.astype(np.int8))[0]
+    assert looks_stripped(Volume(stripped.array[parts], AFFINE))  # cropped closely it touches every face
+    cut = np.where(anatomy()["head"], flair.array, 0)[:, :, 18:]
+    assert not looks_stripped(Volume(cut, AFFINE))  # a head without air, whose neck lies beyond the field of view
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_brain(bare, {"FLAIR": flair}, "FLAIR") is None
     own = find_brain(bare, {"FLAIR": flair}, "FLAIR", own=lambda volumes: volumes["FLAIR"].array > 60)

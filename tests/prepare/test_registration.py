@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from oligovox.errors import CohortError, SettingsError
+from oligovox.prepare import geometry
 from oligovox.prepare.geometry import Volume, resample_to
 from oligovox.prepare.registration import (
+    _better,
     itk_image,
     moved,
     ras_to_lps,
@@ -69,6 +71,26 @@ def test_without_overlap_it_begins_at_the_centres_of_mass(head: dict[str, Volume
     shift, turn = shift_and_turn(found.matrix @ away, head["FLAIR"].affine, head["FLAIR"].shape)
     assert shift < 1
     assert turn < 1
+
+
+@pytest.mark.parametrize(("lowest", "slices"), [(12, 6), (20, 2)])
+def test_a_thin_slab_stays_where_its_right_header_puts_it(head: dict[str, Volume], lowest: int, slices: int) -> None:
+    whole = head["T2w"]
+    slab = Volume(whole.array[:, :, lowest : lowest + slices].copy(), geometry.shifted(whole.affine, (0, 0, lowest)))
+    found = register(slab, head["FLAIR"], near=True)
+    assert found.overlap > 0.9
+    assert found.after >= found.before
+    shift, turn = shift_and_turn(found.matrix, slab.affine, slab.shape)
+    assert shift < 2
+    assert turn < 2
+
+
+def test_what_is_believed() -> None:
+    assert _better(0.81, 0.80, far=False)
+    assert not _better(0.79, 0.80, far=False)
+    assert not _better(0.99, 0.80, far=True)  # far away it must be a quarter better
+    assert _better(1.01, 0.80, far=True)
+    assert _better(0.1, None, far=False)
 
 
 def test_an_image_onto_itself_stays() -> None:

@@ -36,6 +36,7 @@ _LIKE: Mapping[Fluid, str] = {"bright": "T2w", "dark": "T1w or FLAIR"}
 _OPPOSITE = 0.1  # the largest piece of the other kind on either side, as a share of the smaller of these
 _UNEVEN, _THICK_MM, _SNR = 0.2, 4.5, 8.0  # in a more uneven brain, thicker slices or more noise, nothing is said
 _RIM_MM = 6.0  # left out along the border of a stripped brain
+_CROWN_CM2 = 120.0  # of the uppermost slice of a head; a larger one is a cut 2 cm or more below its top
 _BELOW_VERTEX_MM = 65.0  # the middle of the brain under the top of the head
 _INNER_MM = (50.0, 62.0, 42.0)  # half axes of an ellipsoid that lies in any adult's brain
 _MIDDLE_MM = (28.0, 38.0, 28.0)  # half axes of one that holds the ventricles and hardly any cortex
@@ -60,14 +61,14 @@ class Middle:
 
 
 def brain_region(seen: Seen, covering: Covering) -> NDArray[np.bool_]:
-    """Voxels of the small copy that are brain: a stripped one without its rim, or an ellipsoid under the top of a head."""
+    """Voxels of the small copy that are brain: a stripped one without its rim, an ellipsoid under the top of a head, none where that is cut off."""
     foreground, spacing = seen.coarse_foreground, np.array(spacing_of(seen.coarse.affine))
     if covering == "stripped":
         inward = ndimage.distance_transform_edt(np.pad(foreground, 1), spacing)[1:-1, 1:-1, 1:-1]
         return np.asarray(inward > _RIM_MM)
     area = foreground.sum(axis=(0, 1)) * spacing[0] * spacing[1] / 100
     tall = np.flatnonzero(area > 10)
-    if not tall.size:
+    if not tall.size or area[tall[-1]] > _CROWN_CM2:
         return np.zeros_like(foreground)
     middle = tall[-1] - _BELOW_VERTEX_MM / spacing[2]
     slab = slice(max(0, int(middle - 15 / spacing[2])), max(1, int(middle + 25 / spacing[2])))

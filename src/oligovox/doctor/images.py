@@ -90,7 +90,9 @@ def look_at_cohort(cohort: Cohort, progress: Callable[[int, int, str], None] | N
 
 
 def _alone(case: str, seen: Seen, covering: Covering) -> list[Finding]:
-    return [*check_intensity(case, seen, covering), *check_contrast(case, seen, covering)]
+    found = check_intensity(case, seen, covering)
+    torn = any(one.check == "empty_slices" for one in found)  # neither half says where the middle of the brain is
+    return found if torn else [*found, *check_contrast(case, seen, covering)]
 
 
 def _seen(name: str, path: Path) -> Seen | None:

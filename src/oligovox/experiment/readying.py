@@ -14,7 +14,7 @@ from oligovox.errors import CohortError, ImageError, InputError, OutputError
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.recipe import nested
 from oligovox.files import check_writable, sweep, write_tsv
-from oligovox.infer.brain import WEIGHTS, brain_mask
+from oligovox.infer.brain import WEIGHTS, brain_mask, doubts
 from oligovox.prepare.brain import Own
 from oligovox.prepare.ready import Ready, ready_person
 from oligovox.prepare.ready_back import back
@@ -27,6 +27,7 @@ from oligovox.settings import parse
 _log = logging.getLogger(__name__)
 
 _PICTURES = "figures"
+_RECORDS = "sub-*_desc-ready.json"
 _LABEL_MAP = re.compile(r"_(mask|dseg)\.nii(\.gz)?$")
 
 
@@ -83,7 +84,6 @@ def ready(
     people = _people(cohort, out)
     begin(out, settings.model_dump(mode="json"), cohort.labels)
     _participants(cohort, out)
-    sweep(out)
     progress, count = show("ready"), 0
 
     def done(name: str) -> None:
@@ -119,9 +119,7 @@ def ready_back(predictions: Path | str, ready: Path | str, out: Path | str, *, s
     """
     predictions, ready, out = Path(predictions), Path(ready), Path(out)
     records = {
-        path.parent.parent: record
-        for path in sorted(ready.rglob("sub-*_desc-ready.json"))
-        if (record := record_of(path.parent.parent))
+        path.parent.parent: record for path in _whole(ready, _RECORDS) if (record := record_of(path.parent.parent))
     }
     if not records:
         raise CohortError(f"{ready}: no ready exams in it; name the folder that `oligovox ready` wrote")
@@ -138,7 +136,7 @@ def _of_exams(predictions: Path, records: Mapping[Path, Record]) -> dict[Path, P
     if predictions.is_file():
         if len(records) > 1:
             starts = {folder: _start(record) for folder, record in records.items()}
-            named = [folder for folder, start in starts.items() if predictions.name.startswith(f"{start}_")]
+            named = [folder for folder, start in starts.items() if _is_of(predictions, start)]
             if len(named) != 1:
                 raise CohortError(
                     f"{predictions}: its name begins as no exam of the folder; call it {next(iter(starts.values()))}_dseg.nii.gz"
@@ -148,7 +146,8 @@ def _of_exams(predictions: Path, records: Mapping[Path, Record]) -> dict[Path, P
     found = {}
     for folder, record in records.items():
         start = _start(record)
-        files = [path for path in sorted(predictions.rglob(f"{start}_*.nii*")) if _LABEL_MAP.search(path.name)]
+        there = _whole(predictions, f"{start}_*.nii*")
+        files = [path for path in there if _is_of(path, start) and _LABEL_MAP.search(path.name)]
         if len(files) > 1:
             raise CohortError(f"{files[0]} and {files[1]}: two predictions of one exam; keep one, or name one file")
         if files:
@@ -158,6 +157,17 @@ def _of_exams(predictions: Path, records: Mapping[Path, Record]) -> dict[Path, P
             f"{predictions}: no prediction of any of the {len(records)} ready exams; expected {_start(next(iter(records.values())))}_….nii.gz"
         )
     return found
+
+
+def _is_of(path: Path, start: str) -> bool:
+    """Whether a file's name begins as that of an exam; sub-1_ses-2_dseg.nii.gz is not of sub-1, which has no session."""
+    return path.name.startswith(f"{start}_") and ("_ses-" in start or not path.name.startswith(f"{start}_ses-"))
+
+
+def _whole(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder that match, without what a killed run left."""
+    found = sorted(folder.rglob(pattern))
+    return [path for path in found if not any(part.startswith(".tmp-") for part in path.relative_to(folder).parts)]
 
 
 def _start(record: Record) -> str:
@@ -170,14 +180,18 @@ def _network() -> Own | None:
 
 
 def _people(cohort: Cohort, out: Path) -> dict[str, tuple[Case, ...]]:
-    """Person → exams; no two may get the same names of files, and `out` may hold nobody else."""
-    names: dict[str, str] = {}
+    """Person → exams; no two persons or exams may get the same name, and `out` may hold nobody else."""
+    persons: dict[str, str] = {}
+    exams: dict[str, str] = {}
     for case in cohort.cases:
-        other = names.setdefault(stem_of(case), case.name)
-        if other != case.name:
-            raise CohortError(f"'{other}' and '{case.name}' would both be called {stem_of(case)} in BIDS; rename one")
+        stem = stem_of(case)
+        for names, name, what in ((persons, stem.split("_")[0], case.person), (exams, stem, case.name)):
+            if (other := names.setdefault(name, what)) != what:
+                raise CohortError(f"'{other}' and '{what}' would both be called {name} in BIDS; rename one")
     wanted = {folder_of(case, out) for case in cohort.cases}
-    for path in sorted(out.rglob("sub-*_desc-ready.json")):
+    for folder in (out, *out.glob("sub-*")):
+        sweep(folder)
+    for path in _whole(out, _RECORDS):
         if path.parent.parent not in wanted:
             raise OutputError(
                 f"{path.parent.parent}: an exam that is not in this cohort; remove it, or choose another folder"
@@ -206,7 +220,7 @@ def _ready_person(
     cases: Sequence[Case], settings: Ready, labels: Mapping[str, int], out: Path, own: Own | None
 ) -> list[Record]:
     """One person in a worker: exams and their pictures."""
-    records = ready_person(cases, settings, labels, out, own=own)
+    records = ready_person(cases, settings, labels, out, own=own, doubts=doubts)
     by_name = {record["name"]: record for record in records}
     for case, record in ((case, by_name[case.name]) for case in cases):
         target, first = _picture(record, out), by_name.get(record["first"])

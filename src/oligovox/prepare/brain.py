@@ -33,12 +33,16 @@ Wanted = Literal["auto", "none"] | Origin
 Own = Callable[[Mapping[str, Volume]], NDArray[np.bool_]]
 """Sequence → image, aligned and each on its own grid, the reference first; to a mask on the grid of the reference."""
 
+Doubts = Callable[[NDArray[np.bool_], NDArray[np.float64]], Sequence[str]]
+"""A brain mask (x, y, z) and its affine, to what makes it implausible."""
+
 Program = Literal["hd-bet", "mri_synthstrip"]
 
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 1800.0
 _MOST_ML, _LEAST_ML = 2300.0, 400.0  # a brain with the CSF around it; a head has more
+_OPEN_CM2 = 50.0  # of stripped brains up to 29 lay on a face of the volume (openms, brats), of a cut head with zeroed air 129 and more
 _ARGUMENTS: Mapping[Program, Sequence[Sequence[str]]] = {
     "hd-bet": (
         ("-i", "{image}", "-o", "{out}", "-device", "cpu", "--disable_tta", "--save_bet_mask"),  # version 2
@@ -115,12 +119,30 @@ def find_brain(
 
 
 def looks_stripped(volume: Volume) -> bool:
-    """Whether an image shows a brain only: exact zeros around it, and as much volume as a brain has."""
+    """Whether an image shows a brain only: exact zeros around it on all sides, and as much volume as a brain has."""
     shown = volume.array != 0
     if shown.mean() > 0.75:
         return False
     voxel_ml = abs(np.linalg.det(volume.affine[:3, :3])) / 1000
-    return bool(_LEAST_ML < ndimage.binary_fill_holes(shown).sum() * voxel_ml < _MOST_ML)
+    filled = np.asarray(ndimage.binary_fill_holes(shown))
+    return bool(_LEAST_ML < filled.sum() * voxel_ml < _MOST_ML) and ends_inside(filled, volume.affine)
+
+
+def ends_inside(foreground: NDArray[np.bool_], affine: NDArray[np.float64]) -> bool:
+    """Whether what is shown ends inside the field of view, as a stripped brain does; a neck goes on beyond it.
+
+    A brain that was cropped closely may touch a face, with less than 50 cm².
+
+    Args:
+        foreground: (x, y, z), holes filled.
+        affine: 4×4, voxel → mm.
+    """
+    size = geometry.spacing_of(affine)
+    for axis, across in enumerate(size):
+        face_cm2 = float(np.prod(size)) / across / 100
+        if max(int(foreground.take(end, axis).sum()) for end in (0, -1)) * face_cm2 > _OPEN_CM2:
+            return False
+    return True
 
 
 def run_program(program: Program, image: Volume, sequence: str, *, timeout_s: float = _TIMEOUT_S) -> Brain | None:
@@ -182,14 +204,18 @@ def _in_derivatives(case: Case, images: Mapping[str, Volume], reference: str, fo
         return None
     if not folder.is_dir():
         raise CohortError(f"{folder}: no such folder of derivatives")
-    below = folder / f"sub-{case.subject}"
-    found = [path for path in sorted(below.rglob("sub-*_desc-brain_mask.nii*")) if _session(path) == case.session]
-    for path in found:
+    for path in masks_in(folder, case):
         try:
             return _read(path, images, reference, "derivatives")
         except GeometryError as error:  # of another space
             _log.info("%s", error)
     return None
+
+
+def masks_in(folder: Path, case: Case) -> list[Path]:
+    """The brain masks that a folder of derivatives has for an exam, of whatever space."""
+    below = folder / f"sub-{case.subject}"
+    return [path for path in sorted(below.rglob("sub-*_desc-brain_mask.nii*")) if _session(path) == case.session]
 
 
 def _session(path: Path) -> str:

@@ -10,6 +10,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from oligovox.files import atomic_folder, hash_file, hash_json, sweep, write_jso
 from oligovox.prepare import brain as brains
 from oligovox.prepare import geometry
 from oligovox.prepare.bias import correct_bias
-from oligovox.prepare.brain import Brain, Own, find_brain
+from oligovox.prepare.brain import Brain, Doubts, Own, find_brain
 from oligovox.prepare.geometry import Order, Shape, Volume, read_volume, resample_to
 from oligovox.prepare.pipeline import IMAGE_ORDER
 from oligovox.prepare.ready_exam import Exam, Ready, bring_onward, bring_together, load
@@ -44,14 +45,37 @@ from oligovox.prepare.registration import Matrix, moved, write_itk
 
 __all__ = ["Ready", "ready_person"]
 
-_FORMAT = 1  # raise it when the same files and settings give other exams
+_FORMAT = 2  # raise it when the same files and settings give other exams
 _SIGNED = ("QSM",)  # no magnitude: no bias field, and little to register by
 
 
+@dataclass(eq=False)
+class _Placed:
+    """An exam whose transforms are known, before its grid is.
+
+    Attributes:
+        exam: without its images while it waits.
+        record: what is known so far.
+        seconds: of work.
+    """
+
+    exam: Exam
+    record: Record
+    seconds: float
+
+
 def ready_person(
-    cases: Sequence[Case], settings: Ready, labels: Mapping[str, int], out: Path, *, own: Own | None = None
+    cases: Sequence[Case],
+    settings: Ready,
+    labels: Mapping[str, int],
+    out: Path,
+    *,
+    own: Own | None = None,
+    doubts: Doubts | None = None,
 ) -> list[Record]:
     """Make all exams of one person ready, the first one first; what is there already and has not changed is kept.
+
+    The grid of a person's exams is cut around the brains and lesions of all of them, so later ones are placed before the first is written.
 
     Args:
         cases: the person's exams.
@@ -59,20 +83,40 @@ def ready_person(
         labels: class → value in the label files.
         out: folder of the derivatives.
         own: our network for brain masks.
+        doubts: what makes a brain mask implausible; its sentences are stored.
 
     Returns:
         The record of each exam, in time's order as far as the names of sessions tell.
 
     Raises:
         InputError: a file is missing or unusable, or SimpleITK is needed and not installed.
+        GeometryError: a brain mask lies outside the ready grid.
         OutputError: `out` cannot be written.
     """
-    records: list[Record] = []
-    for case in sorted(cases, key=lambda case: _natural(case.session)):
-        first = records[0] if records and settings.visits else None
+    ordered = sorted(cases, key=lambda case: _natural(case.session))
+    inputs = {case.name: _inputs(case, settings) for case in ordered}
+    shared = [inputs[case.name][1] for case in ordered] if settings.visits and settings.template is None else []
+    records: dict[str, Record] = {}
+    waiting: list[_Placed] = []
+    for case in ordered:
+        first = next(iter(records.values()), None) if settings.visits else None
+        sources, hashes = inputs[case.name]
         sweep(folder_of(case, out).parent)
-        records.append(_ready_exam(case, settings, labels, out, first, own))
-    return records
+        content = _content(case, settings, labels, hashes, shared, first)
+        record = None if waiting else _there(folder_of(case, out), content, sources)
+        if record is None or _wants_brain(record, settings, own):
+            placed = _place(case, settings, labels, inputs[case.name], content, first, own, doubts)
+            if shared and len(ordered) > 1 and (waiting or first is None):
+                placed.exam.images.clear()
+                waiting.append(placed)
+                record = placed.record
+            else:
+                record = _finish(placed, settings, labels, out, _grid([placed], settings, first))
+        records[case.name] = record
+    if waiting:
+        grid = _grid(waiting, settings, None)
+        records |= {placed.record["name"]: _finish(placed, settings, labels, out, grid) for placed in waiting}
+    return list(records.values())
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -80,10 +124,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.findall(r"\d+|\D+", name)]
 
 
-def _ready_exam(
-    case: Case, settings: Ready, labels: Mapping[str, int], out: Path, first: Record | None, own: Own | None
-) -> Record:
-    begun = time.monotonic()
+def _inputs(case: Case, settings: Ready) -> tuple[dict[str, Path], dict[str, str]]:
+    """The files of an exam, and the hash of each and of the brain masks that other derivatives have for it."""
     sources = dict(case.images) | {key: path for key, path in (("label", case.label), ("brain", case.brain)) if path}
     for key, path in sources.items():
         if not path.is_file():
@@ -91,10 +133,24 @@ def _ready_exam(
                 path, f"the {key} file of {case.name} is missing (or is a link to nowhere)", "bring it back"
             )
     hashes = {key: hash_file(path) for key, path in sources.items()}
-    content = _content(case, settings, labels, hashes, first)
-    folder = folder_of(case, out)
-    if (record := _there(folder, content, sources)) is not None and not _wants_brain(record, settings, own):
-        return record
+    if (folder := settings.derivatives) is not None:
+        masks = [path for path in brains.masks_in(folder, case) if path.is_file()]
+        hashes |= {path.relative_to(folder).as_posix(): hash_file(path) for path in masks}
+    return sources, hashes
+
+
+def _place(
+    case: Case,
+    settings: Ready,
+    labels: Mapping[str, int],
+    inputs: tuple[Mapping[str, Path], Mapping[str, str]],
+    content: str,
+    first: Record | None,
+    own: Own | None,
+    doubts: Doubts | None,
+) -> _Placed:
+    """Read an exam, bring its sequences together and onward, and find the brain."""
+    begun = time.monotonic()
     exam = load(case, settings, labels)
     bring_together(exam, settings)
     exam.brain = find_brain(
@@ -102,9 +158,6 @@ def _ready_exam(
         wanted=settings.brain, derivatives=settings.derivatives, own=own, lay=lambda name: moved(exam.images[name], exam.within[name]),
     )  # fmt: skip
     space = bring_onward(exam, settings, first)
-    affine, shape = _grid(exam, settings, first)
-    mask = None if exam.brain is None else exam.mask_on(affine, shape)
-    images = {name: _image(exam, name, settings, mask, affine, shape) for name in exam.images}
     record = {
         "name": case.name,
         "person": case.person,
@@ -114,8 +167,6 @@ def _ready_exam(
         "space": space,
         "reference": exam.reference,
         "first": first["name"] if first else None,
-        "shape": shape,
-        "affine": affine,
         "sequences": {
             name: {
                 "source": str(path.absolute()),
@@ -126,29 +177,66 @@ def _ready_exam(
             }
             for name, path in case.images.items()
         },
-        "brain": None if mask is None or exam.brain is None else _about_brain(exam.brain, mask, affine),
-        "sources": {key: str(path.absolute()) for key, path in sources.items()},
-        "inputs_sha256": hashes,
+        "brain": None if exam.brain is None else _about_brain(exam.brain, doubts),
+        "sources": {key: str(path.absolute()) for key, path in inputs[0].items()},
+        "inputs_sha256": inputs[1],
         "steps": exam.steps,
         "versions": _versions(),
     }
-    _write(folder, exam, record, images, mask, labels, begun)
+    return _Placed(exam, record, time.monotonic() - begun)
+
+
+def _finish(
+    placed: _Placed, settings: Ready, labels: Mapping[str, int], out: Path, grid: tuple[Matrix, Shape]
+) -> Record:
+    """Resample and write an exam on its grid."""
+    begun = time.monotonic() - placed.seconds
+    exam, record, (affine, shape) = placed.exam, placed.record, grid
+    for name, path in exam.case.images.items():
+        if name not in exam.images:
+            exam.images[name] = read_volume(path)
+    mask = None
+    if exam.brain is not None:
+        mask = exam.mask_on(affine, shape)
+        if not mask.any():
+            raise GeometryError(
+                f"{record['name']}: the brain mask ({exam.brain.origin}) lies outside the grid of {record['space']}; look at the headers, or leave the exam out"
+            )
+        record["brain"]["mL"] = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
+    exam.steps.append({"step": "grid", "orientation": "RAS", "spacing_mm": geometry.spacing_of(affine), "shape": shape})
+    images = {name: _image(exam, name, settings, mask, affine, shape) for name in exam.images}
+    folder = folder_of(exam.case, out)
+    _write(folder, exam, record | {"shape": shape, "affine": affine}, images, mask, labels, begun)
+    exam.images.clear()
     made = record_of(folder)
     assert made is not None, folder
     return made
 
 
 def _content(
-    case: Case, settings: Ready, labels: Mapping[str, int], hashes: Mapping[str, str], first: Record | None
+    case: Case,
+    settings: Ready,
+    labels: Mapping[str, int],
+    hashes: Mapping[str, str],
+    shared: Sequence[Mapping[str, str]],
+    first: Record | None,
 ) -> str:
-    """Changes with everything that the ready exam depends on, but not with where its files lie."""
+    """Changes with everything that the ready exam depends on, but not with where its files lie.
+
+    Args:
+        case: the exam.
+        settings: what to do.
+        labels: class → value in the label files.
+        hashes: of its files.
+        shared: of the files of all exams that share its grid.
+        first: the person's first exam.
+    """
     chosen = settings.model_dump(mode="json", exclude={"template", "derivatives"})
     template = hash_file(settings.template) if settings.template and settings.template.is_file() else None
     sparse = case.unlooked if case.sparse else None
-    before = first["content"] if first else None
-    return hash_json(
-        [_FORMAT, case.name, dict(hashes), chosen, template, str(settings.derivatives), dict(labels), sparse, before]
-    )
+    before = [first["content"], first["brain"] is not None] if first else None
+    files = [dict(hashes), [dict(other) for other in shared]]
+    return hash_json([_FORMAT, case.name, files, chosen, template, dict(labels), sparse, before])
 
 
 def _there(folder: Path, content: str, sources: Mapping[str, Path]) -> Record | None:
@@ -171,32 +259,33 @@ def _wants_brain(record: Record, settings: Ready, own: Own | None) -> bool:
     return settings.brain == "auto" and record["brain"] is None and brains.could_find(own)
 
 
-def _grid(exam: Exam, settings: Ready, first: Record | None) -> tuple[Matrix, Shape]:
-    """The ready grid: of the first exam, of the template, or of the reference, turned to RAS and cut around the brain."""
+def _grid(placed: Sequence[_Placed], settings: Ready, first: Record | None) -> tuple[Matrix, Shape]:
+    """The ready grid: of the first exam, of the template, or of the first one's reference, turned to RAS and cut around all brains."""
     if first is not None:
         x, y, z = first["shape"]
         return np.array(first["affine"]), (x, y, z)
-    base = read_volume(settings.template) if settings.template else exam.images[exam.reference]
+    exam = placed[0].exam
+    base = read_volume(settings.template or exam.case.images[exam.reference])
     turned = geometry.to_ras(base)
     spacing = settings.spacing or geometry.spacing_of(turned.affine)
     affine, shape = geometry.ras_grid(turned.affine, turned.shape, spacing)
-    if settings.template is None and exam.brain is not None:
-        kept = exam.mask_on(affine, shape)
-        if not kept.any():
-            raise GeometryError(
-                f"{exam.case.name}: the brain mask ({exam.brain.origin}) lies outside the reference image"
-            )
-        if exam.label is not None:
-            kept |= exam.label_on(affine, shape) > 0
-        box = ndimage.find_objects(kept.astype(np.int8))[0]
-        low, high = zip(
-            *((max(0, part.start - settings.margin), min(size, part.stop + settings.margin))
-              for part, size in zip(box, shape, strict=True)),
-            strict=True,
-        )  # fmt: skip
-        affine, shape = geometry.shifted(affine, low), (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-    exam.steps.append({"step": "grid", "orientation": "RAS", "spacing_mm": geometry.spacing_of(affine), "shape": shape})
-    return affine, shape
+    if settings.template is not None or exam.brain is None:
+        return affine, shape
+    kept = exam.mask_on(affine, shape)
+    if not kept.any():
+        raise GeometryError(f"{exam.case.name}: the brain mask ({exam.brain.origin}) lies outside the reference image")
+    for other in (one.exam for one in placed):
+        if other.brain is not None and other is not exam:
+            kept |= other.mask_on(affine, shape)
+        if other.label is not None:
+            kept |= other.label_on(affine, shape) > 0
+    box = ndimage.find_objects(kept.astype(np.int8))[0]
+    low, high = zip(
+        *((max(0, part.start - settings.margin), min(size, part.stop + settings.margin))
+          for part, size in zip(box, shape, strict=True)),
+        strict=True,
+    )  # fmt: skip
+    return geometry.shifted(affine, low), (high[0] - low[0], high[1] - low[1], high[2] - low[2])
 
 
 def _image(
@@ -224,13 +313,12 @@ def _image(
     return volume
 
 
-def _about_brain(brain: Brain, mask: NDArray[np.bool_], affine: Matrix) -> dict[str, Any]:
-    volume = float(mask.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
+def _about_brain(brain: Brain, doubts: Doubts | None) -> dict[str, Any]:
     return {
         "origin": brain.origin,
         "drawn_on": brain.sequence,
         "source": str(brain.source.absolute()) if brain.source else None,
-        "mL": volume,
+        "doubts": list(doubts(brain.mask.array > 0, brain.mask.affine)) if doubts else [],
     }
 
 
@@ -285,7 +373,8 @@ def _write_label(start: Path, exam: Exam, label: NDArray[np.int8], labels: Mappi
     assert exam.label is not None
     native = abs(np.linalg.det(exam.label.affine[:3, :3])) * np.count_nonzero(exam.label.array > 0)
     after = abs(np.linalg.det(affine[:3, :3])) * np.count_nonzero(label > 0)
-    exam.steps.append({"step": "label", "lesion_mm3_native": float(native), "lesion_mm3_ready": float(after)})
+    step = {"step": "label", "sequence": exam.labelled_on}
+    exam.steps.append(step | {"lesion_mm3_native": float(native), "lesion_mm3_ready": float(after)})
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from oligovox.errors import CohortError, GeometryError, LabelError
 from oligovox.files import atomic_file, write_json
 from oligovox.prepare import geometry
 from oligovox.prepare.geometry import Volume, read_volume
-from oligovox.prepare.ready_files import Record, record_of, write_values
+from oligovox.prepare.ready_files import Record, plain, record_of, write_values
 
 _MOST_VALUE = 65535
 
@@ -20,7 +21,7 @@ def back(prediction: Path, ready_folder: Path, out: Path) -> dict[str, Path]:
     """Bring one label map to the grids of the original images of its exam, through the inverse of each image's transform.
 
     Each class is interpolated linearly and the largest share wins, so that borders stay smooth. Files are named after the original image, as
-    `sub-01_T1w_label-lesion_mask.nii.gz`, each with a sidecar that names what it was made of.
+    `sub-01_T1w_label-lesion_mask.nii.gz`, each with a sidecar that names what it was made of; where originals of an exam have the same name, the sequence follows it.
 
     Args:
         prediction: label map on the ready grid; whole numbers, 0 is background.
@@ -46,19 +47,29 @@ def back(prediction: Path, ready_folder: Path, out: Path) -> dict[str, Path]:
     values = [int(value) for value in np.unique(label.array) if value > 0]
     indices = np.searchsorted([0, *values], label.array).astype(np.int8)
     table = np.array([0, *values], dtype=np.min_scalar_type(max(values, default=1)))
-    written = {}
+    names, kind, written = _names(record), kind_of(prediction, record), {}
     for sequence, about in record["sequences"].items():
         affine = np.linalg.inv(np.array(about["matrix"])) @ label.affine
         x, y, z = about["native_shape"]
         native = np.array(about["native_affine"])
         found = geometry.resample_labels(Volume(indices, affine), native, (x, y, z), max(1, len(values)))
-        target = out / f"{_stem(Path(about['source']))}_{kind_of(prediction, record)}.nii.gz"
+        target = out / f"{names[sequence]}_{kind}.nii.gz"
         with atomic_file(target) as temporary:
             write_values(temporary, table[found], native)
         content: dict[str, Any] = {"Sources": [str(prediction.absolute())], "SpatialReference": about["source"]}
         write_json(target.with_name(target.name.replace(".nii.gz", ".json")), content)
         written[sequence] = target
     return written
+
+
+def _names(record: Record) -> dict[str, str]:
+    """Sequence → how its file begins; no two begin alike."""
+    stems = {sequence: _stem(Path(about["source"])) for sequence, about in record["sequences"].items()}
+    often = Counter(stem.casefold() for stem in stems.values())
+    names = {s: f"{stem}_{plain(s)}" if often[stem.casefold()] > 1 else stem for s, stem in stems.items()}
+    if len({name.casefold() for name in names.values()}) < len(names):  # the new name was another's
+        names = {sequence: f"{stem}_{number}" for number, (sequence, stem) in enumerate(names.items(), start=1)}
+    return names
 
 
 def kind_of(prediction: Path, record: Record) -> str:

@@ -141,7 +141,7 @@ def bring_together(exam: Exam, settings: Ready) -> None:
             exam.within[name] = exam.within[guide]
             exam.steps.append({"step": "follows", "sequence": name, "guide": guide})
         else:
-            found = register(image, reference)
+            found = register(image, reference, near=True)
             exam.within[name] = found.matrix
             _note(exam, "register", name, exam.reference, found, reference)
 
@@ -149,7 +149,7 @@ def bring_together(exam: Exam, settings: Ready) -> None:
 def _note(exam: Exam, step: str, name: str, to: str, found: Registration, fixed: Volume, **more: Any) -> None:
     shift, turn = shift_and_turn(found.matrix, fixed.affine, fixed.shape)
     if not found.improved:
-        reason = "the images do not overlap" if found.before is None else "nothing better than the headers was found"
+        reason = "nothing better than the headers was found" if found.overlap else "the images do not overlap"
         _log.warning("%s: %s stays where its header puts it against %s: %s", exam.case.name, name, to, reason)
     exam.steps.append(
         {
@@ -162,6 +162,7 @@ def _note(exam: Exam, step: str, name: str, to: str, found: Registration, fixed:
             "information_after": found.after,
             "improved": found.improved,
             "start": found.start,
+            "overlap": found.overlap,
             **more,
         }
     )

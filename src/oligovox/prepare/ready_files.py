@@ -30,6 +30,7 @@ NAME = "oligovox ready"
 """In the dataset_description.json of a folder of analysis-ready exams."""
 
 _ABOUT = "dataset_description.json"
+_LEVELS = 500  # grey levels that most of an image keeps at least; with fewer it is written as float32
 _INT16 = np.iinfo(np.int16).max
 Record = dict[str, Any]
 """What …_desc-ready.json holds."""
@@ -84,14 +85,23 @@ def write_values(path: Path, values: NDArray[Any], affine: NDArray[np.float64], 
 def write_image(path: Path, volume: Volume, seen: NDArray[np.bool_] | None) -> None:
     """An image as int16: as it is where all values are whole, else in steps of 1/32767 of its largest value.
 
-    0 stays exactly 0. Where something is `seen` and the image has no negative values, the least is one step, so that 0 means outside.
+    Where a few voxels are so bright that this would leave fewer than 500 steps between the 5th and the 95th percentile of what is not 0, it
+    is written as float32, its numbers unchanged. 0 stays exactly 0. Where something is `seen` and the image has no negative values, the least
+    is one step, so that 0 means outside.
     """
-    most = float(np.abs(volume.array).max())
-    whole = most <= _INT16 and bool((volume.array == np.rint(volume.array)).all())
+    array = volume.array
+    shown = array[array != 0]
+    most = float(np.abs(shown).max()) if shown.size else 0.0
+    low, high = np.percentile(shown, (5, 95)) if shown.size else (0.0, 0.0)
+    whole = most <= _INT16 and bool((shown == np.rint(shown)).all())
     scale = 1.0 if whole or not most else most / _INT16
-    values = np.rint(volume.array / scale).astype(np.int16)
+    least = 1.0
+    if not whole and scale > float(high - low) / _LEVELS:
+        values, least, scale = array.astype(np.float32), float(np.abs(shown).min()), 1.0
+    else:
+        values = np.rint(array / scale).astype(np.int16)
     if seen is not None and values.min() >= 0:
-        values[seen & (values == 0)] = 1
+        values[seen & (values == 0)] = least
     write_values(path, values, volume.affine, scale=scale)
 
 

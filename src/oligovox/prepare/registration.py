@@ -37,7 +37,9 @@ _ROUNDS, _LINE = 4, 12  # of the optimiser over all parameters, and steps along 
 _RADIUS_MM = 70.0  # of a head: a turn by 1/70 rad moves its surface by 1 mm
 _TURN = math.radians(15)  # of the starts that are tried where the head may be turned
 _BRIGHTEST = 99.5  # percentile of the non-zero voxels above which all are as bright: fat would fill the histogram
-_LEAST_OVERLAP = 0.25  # part of the fixed image that the moving one must cover for its header to be believed
+_LEAST_OVERLAP = 0.05  # part of either image that the other must cover for the metric to say anything
+_FAR_MM, _FAR_DEG = 30.0, 20.0  # within a session nobody moves that far, unless the header is wrong
+_CLEARLY = 1.25  # times the metric of the headers, for a move that far to be believed
 _LEAST_GAIN = 1e-4  # nats of mutual information below which nothing has moved
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS ↔ LPS
 
@@ -48,10 +50,11 @@ class Registration:
 
     Attributes:
         matrix: 4×4, moving RAS mm → fixed RAS mm; the identity where nothing better was found.
-        before: mutual information by the headers alone in nats, None where the images do not overlap.
+        before: mutual information by the headers alone in nats, None where the images overlap too little or not at all.
         after: the same with `matrix`, None where they still do not.
         improved: whether `matrix` is better than the headers.
         start: where the search began that ended best.
+        overlap: by the headers, the part of one image that the other covers, whichever is larger, 0 … 1; a thin slab is covered wholly.
     """
 
     matrix: Matrix
@@ -59,6 +62,7 @@ class Registration:
     after: float | None
     improved: bool
     start: Start
+    overlap: float
 
 
 def simple_itk() -> Any:
@@ -81,18 +85,21 @@ def register(
     fixed: Volume,
     *,
     fit: Fit = "rigid",
+    near: bool = False,
     seed: int = 0,
     threads: int = 1,
 ) -> Registration:
     """Find where `moving` lies over `fixed`, whatever their contrasts.
 
-    The search begins from the headers. Where they say that the images hardly overlap, or another start already looks better (centres of
-    mass, the head turned by 15° about an axis), it begins there as well, and the best end at the coarsest level is refined.
+    The search begins from the headers, and where another start already looks better (centres of mass, the head turned by 15° about an axis),
+    there as well. The best end at the coarsest level is refined; no end is taken whose metric is not better than that of the headers.
 
     Args:
         moving: an image, on its own grid.
         fixed: an image, on its own grid.
         fit: 6 parameters, or 12 (the rigid result is refined).
+        near: both are of one session. Where they overlap, a move of more than 30 mm or 20° must then be clearly better than the headers: the
+            metric of a thin slab has high values far away from its place.
         seed: of the voxels that are looked at.
         threads: with 1 the result is the same on every run.
 
@@ -103,36 +110,43 @@ def register(
         SettingsError: SimpleITK is not installed.
     """
     levels = [_Level(moving, fixed, spacing, seed, threads) for spacing in _LEVELS_MM]
-    coarse, finest = levels[0], levels[-1]
+    coarse, finest, identity = levels[0], levels[-1], np.eye(4)
+    overlap, before = finest.overlap(identity), finest.information(identity)
     found = [(name, coarse.optimised(start, "rigid")) for name, start in _starts(coarse)]
-    if not found:
-        return Registration(np.eye(4), None, None, False, "header")
-    name, matrix = max(found, key=lambda pair: coarse.information(pair[1]) or -math.inf)
-    for level in levels[1:]:
-        matrix = level.optimised(matrix, "rigid")
-    if fit == "affine":
+    for name, end in sorted(found, key=lambda pair: -(coarse.information(pair[1]) or 0.0)):
+        matrix = end
         for level in levels[1:]:
-            matrix = level.optimised(matrix, "affine")
-    before = finest.information(np.eye(4)) if finest.overlap(np.eye(4)) > 0 else None
-    after = finest.information(matrix)
-    if after is None or (before is not None and after <= before + _LEAST_GAIN and _believed(coarse)):
-        return Registration(np.eye(4), before, before, False, "header")
-    return Registration(matrix, before, after, True, name)
+            matrix = level.optimised(matrix, "rigid")
+        if fit == "affine":
+            for level in levels[1:]:
+                matrix = level.optimised(matrix, "affine")
+        after = finest.information(matrix)
+        far = near and overlap >= _LEAST_OVERLAP and _far(matrix, moving)
+        if after is not None and _better(after, before, far):
+            return Registration(matrix, before, after, True, name, overlap)
+    return Registration(identity, before, before, False, "header", overlap)
 
 
-def _believed(level: _Level) -> bool:
-    return level.overlap(np.eye(4)) >= _LEAST_OVERLAP
+def _better(after: float, before: float | None, far: bool) -> bool:
+    if before is None:
+        return not far
+    return after > max(before + _LEAST_GAIN, before * (_CLEARLY if far else 1.0))
+
+
+def _far(matrix: Matrix, moving: Volume) -> bool:
+    shift, turn = shift_and_turn(matrix, moving.affine, moving.shape)
+    return shift > _FAR_MM or turn > _FAR_DEG
 
 
 def _starts(level: _Level) -> Iterator[tuple[Start, Matrix]]:
-    """Where to begin: the headers, and what looks better than they do before any search."""
+    """Where to begin: the headers where the images overlap, and what looks better than they do before any search."""
     identity, centred = np.eye(4), level.centred()
-    base = level.information(identity) if _believed(level) else None
-    if base is not None:
+    base, overlaps = level.information(identity), level.overlap(identity) > 0
+    if overlaps:
         yield "header", identity
     turned = [_about(level.centre, axis, sign * _TURN) for axis in range(3) for sign in (-1, 1)]
     others: list[tuple[Start, Matrix]] = [("centres of mass", centred)]
-    others += [("turned", turn) for turn in turned] if base is not None else []
+    others += [("turned", turn) for turn in turned] if overlaps else []
     others += [("turned", turn @ centred) for turn in turned]
     scored = [(score, name, start) for name, start in others if (score := level.information(start)) is not None]
     scored = [entry for entry in scored if base is None or entry[0] > base]
@@ -152,12 +166,12 @@ class _Level:
         self._share = min(1.0, _SAMPLES / self._fixed.array.size)
 
     def overlap(self, matrix: Matrix) -> float:
-        """Part of the fixed image's foreground that the moving image covers, 0 … 1."""
-        bright = self._fixed.array > self._fixed.array.mean()
-        seen = geometry.inside(
-            Volume(self._moving.array, matrix @ self._moving.affine), self._fixed.affine, self._fixed.shape
+        """Part of one image's foreground that the field of view of the other covers, whichever is larger, 0 … 1."""
+        moved_affine = np.asarray(matrix @ self._moving.affine)
+        return max(
+            _covered(self._fixed, Volume(self._moving.array, moved_affine)),
+            _covered(Volume(self._moving.array, moved_affine), self._fixed),
         )
-        return float((bright & seen).sum() / max(1, int(bright.sum())))
 
     def centred(self) -> Matrix:
         """The shift that brings the centres of mass together."""
@@ -167,7 +181,7 @@ class _Level:
 
     def information(self, matrix: Matrix) -> float | None:
         """Mutual information in nats over all voxels of this level; None where too few are seen by both."""
-        if self.overlap(matrix) < _LEAST_OVERLAP / 5:
+        if self.overlap(matrix) < _LEAST_OVERLAP:
             return None
         method = self._method(1.0)
         method.SetInitialTransform(self._transform(matrix, "affine"))
@@ -226,6 +240,12 @@ def _at(volume: Volume, spacing: float) -> Volume:
     return Volume(
         np.clip(array, *(np.percentile(shown, (100 - _BRIGHTEST, _BRIGHTEST)))) if shown.size else array, affine
     )
+
+
+def _covered(one: Volume, other: Volume) -> float:
+    """Part of the foreground of one image that lies in the field of view of the other, 0 … 1."""
+    bright = one.array > one.array.mean()
+    return float((bright & geometry.inside(other, one.affine, one.shape)).sum() / max(1, int(bright.sum())))
 
 
 def _centre_of_mass(volume: Volume) -> Matrix:

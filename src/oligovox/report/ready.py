@@ -26,6 +26,7 @@ _BACK, _EDGES, _MASK = "#101214", "#ff8a4c", "#56b4e9"
 _LEVEL = 0.55  # edges of the reference: where it is this part as bright as its median
 _MOST_PICTURES = 40  # in the page itself, those with a warning first; of the others there are links
 _FAR_MM, _FAR_DEG = 15.0, 10.0  # a head that moved more between two sequences is worth a look
+_LESION_KEPT = 0.95  # of the volume of the lesions; less is worth a look
 _MOVED_STEPS = ("register", "register to the first exam", "register to the template")
 _ORIGINS = {
     "given": "given with the data",
@@ -184,6 +185,7 @@ def write_ready_page(
     ]
     for record in records:
         parts.append(f"<h3>{escape(record['name'])}</h3>")
+        parts += [f'<p class="note">{escape(note)}</p>' for note in _notes(record)]
         parts.append(_shown(record, pictures.get(record["name"]), path.parent, record["name"] in drawn))
     parts += ["<h2>Settings</h2>", tables.facts(dict(settings))]
     text = document("Exams made ready", parts)
@@ -211,17 +213,31 @@ def warnings_of(record: Record) -> list[str]:
     for step in record["steps"]:
         if step["step"] in _MOVED_STEPS:
             what = f"{name}: {step['sequence']}"
-            if step["information_after"] is None:
+            if not step["improved"] and not step["overlap"]:
                 found.append(f"{what} does not overlap with {step['to']}; it lies where its header says.")
             elif step["step"] == "register" and (step["moved_mm"] > _FAR_MM or step["turned_deg"] > _FAR_DEG):
                 found.append(
                     f"{what} moved {step['moved_mm']:.0f} mm and {step['turned_deg']:.0f}° within one exam; look at it."
                 )
+        elif step["step"] == "label" and (kept := _kept(record, step)) < _LESION_KEPT:
+            found.append(f"{name}: {kept:.0%} of the lesions' volume lie on the ready grid, the rest is cut off.")
     if record["brain"] is None:
         found.append(f"{name} has no brain mask; the whole head is kept.")
     elif not 800 < record["brain"]["mL"] < 2000:
         found.append(f"{name}: a brain of {record['brain']['mL']:.0f} mL is unusual; look at its mask.")
     return found
+
+
+def _notes(record: Record) -> list[str]:
+    """What is unusual about the brain mask, and often right in clinical exams."""
+    return [f"Brain mask: {doubt}." for doubt in (record["brain"] or {}).get("doubts", ())]
+
+
+def _kept(record: Record, step: Mapping[str, Any]) -> float:
+    """Part of the lesions' volume that the ready label has, what a template changed of their size set aside."""
+    matrix = np.array(record["sequences"][step["sequence"]]["matrix"])
+    native = step["lesion_mm3_native"] * abs(np.linalg.det(matrix[:3, :3]))
+    return float(step["lesion_mm3_ready"] / native) if native else 1.0
 
 
 def _moves(records: Sequence[Record]) -> Html:
