@@ -74,3 +74,16 @@ def test_a_registered_exam_is_left_alone(real_data: Path) -> None:
         for name in ("T1w", "T2w")
     ]
     assert check_alignment("sub-cs07", images) == []
+
+
+@pytest.mark.real
+def test_where_one_way_is_lost_in_oedema_the_other_way_is_asked(real_data: Path) -> None:
+    home = real_data / "brats" / "BraTS-GLI-00001-000"
+    if not home.is_dir():
+        pytest.skip(f"no {home}")
+    files = {"T1w": home / f"{home.name}-t1n.nii.gz", "FLAIR": home / f"{home.name}-t2f.nii.gz"}
+    one, other = (Seen.of(name, path, read_volume(path)) for name, path in files.items())
+    shift = shift_between(one, other)
+    assert shift is not None
+    assert shift.off
+    assert check_alignment("sub-1", [one, other]) == []

@@ -79,7 +79,7 @@ def test_a_thin_slab_stays_where_its_right_header_puts_it(head: dict[str, Volume
     slab = Volume(whole.array[:, :, lowest : lowest + slices].copy(), geometry.shifted(whole.affine, (0, 0, lowest)))
     found = register(slab, head["FLAIR"], near=True)
     assert found.overlap > 0.9
-    assert found.after >= found.before
+    assert found.after == found.before or found.after > found.before  # of two slices ITK gives no metric
     shift, turn = shift_and_turn(found.matrix, slab.affine, slab.shape)
     assert shift < 2
     assert turn < 2

@@ -90,13 +90,21 @@ def check_alignment(case: str, seen: Sequence[Seen]) -> list[Finding]:
     if len(images) < 2:
         return []
     fixed, *others = images
-    shifts = [(other, shift) for other in others if (shift := shift_between(fixed, other))]
-    off = [(other, shift) for other, shift in shifts if shift.off]
+    off = [(other, shift) for other in others if (shift := _off(fixed, other))]
     if len(off) > 1 and len(off) == len(others):
         between = shift_between(off[0][0], off[1][0])
         if between and not between.off:
             return [_finding(case, fixed, off[0][0], off[0][1], f"the {len(others)} other sequences")]
     return [_finding(case, other, fixed, shift, fixed.sequence) for other, shift in off]
+
+
+def _off(fixed: Seen, moving: Seen) -> Shift | None:
+    """How far `moving` is off, where the search the other way round says so too: between a tumour and its oedema one of them may lose its way."""
+    shift = shift_between(fixed, moving)
+    if shift is None or not shift.off:
+        return None
+    back = shift_between(moving, fixed)
+    return shift if back is not None and back.off else None
 
 
 def _finding(case: str, moved: Seen, against: Seen, shift: Shift, name: str) -> Finding:
