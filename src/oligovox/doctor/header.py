@@ -28,8 +28,8 @@ import nibabel as nib
 import numpy as np
 
 from oligovox.cohort.manifest import Case
-from oligovox.doctor.finding import Finding, Repair, Severity
-from oligovox.doctor.scan import Scan
+from oligovox.doctor.finding import Finding, Repair
+from oligovox.doctor.scan import Scan, about
 from oligovox.prepare.geometry import (
     TOLERANCE_MM,
     corner_distance,
@@ -62,7 +62,7 @@ def look_at_headers(case: Case, scans: Mapping[str, Scan]) -> list[Finding]:
             findings += [*_forms(case, scan), *_sizes(case, scan)]
         else:
             expected, todo = "an affine with an inverse", "mend sform or qform, or export the image again"
-            findings.append(_about(case, scan, "affine", "error", "its affine has no inverse", expected, todo))
+            findings.append(about(case, scan, "affine", "error", "its affine has no inverse", expected, todo))
     images = {key: scan for key, scan in scans.items() if not scan.is_mask and is_placed(scan)}
     return findings + _axes(case, images) + _grids(case, images, scans)
 
@@ -82,42 +82,17 @@ def as_mended(scans: Mapping[str, Scan]) -> dict[str, Scan]:
     return mended
 
 
-def _about(
-    case: Case,
-    scan: Scan,
-    check: str,
-    severity: Severity,
-    found: str,
-    expected: str,
-    remedy: str,
-    repair: Repair | None = None,
-    **numbers: Any,
-) -> Finding:
-    return Finding(
-        check=check,
-        severity=severity,
-        case=case.name,
-        sequence=scan.key,
-        files=(scan.path,),
-        found=found,
-        expected=expected,
-        remedy=remedy,
-        repair=repair,
-        numbers=numbers,
-    )
-
-
 def _shape(case: Case, scan: Scan) -> list[Finding]:
     size = " × ".join(map(str, scan.shape))
     if scan.stored.kind not in "iuf":
         found, todo = f"voxels of the type {scan.stored}", "export magnitude images with one number a voxel"
-        return [_about(case, scan, "voxel_type", "error", found, "one real number a voxel", todo)]
+        return [about(case, scan, "voxel_type", "error", found, "one real number a voxel", todo)]
     if len(scan.shape) > 3:
         todo = "split the series and keep the volume that is meant"
-        return [_about(case, scan, "four_d", "error", f"{len(scan.shape)}-D, {size}", "one 3-D volume", todo)]
+        return [about(case, scan, "four_d", "error", f"{len(scan.shape)}-D, {size}", "one 3-D volume", todo)]
     if len(scan.shape) < 3 or min(scan.shape) < 2:
         todo = "leave it out: it is no volume"
-        return [_about(case, scan, "single_slice", "error", f"{size} voxels", "a volume of several slices", todo)]
+        return [about(case, scan, "single_slice", "error", f"{size} voxels", "a volume of several slices", todo)]
     return []
 
 
@@ -128,7 +103,7 @@ def _numbers(case: Case, scan: Scan) -> list[Finding]:
     if not never_set and (slope == 0 or np.isinf([slope, inter]).any() or np.isnan(slope) != np.isnan(inter)):
         found, expected = f"scl_slope {slope:g}, scl_inter {inter:g}", "a slope other than 0, or both 0"
         todo = "export it again: tools read such a file differently"
-        findings.append(_about(case, scan, "scale_factor", "warning", found, expected, todo))
+        findings.append(about(case, scan, "scale_factor", "warning", found, expected, todo))
     if scan.voxels is None or not scan.voxels.size:
         return findings
     if bad := scan.voxels.size - int(np.isfinite(scan.voxels).sum()):
@@ -138,14 +113,14 @@ def _numbers(case: Case, scan: Scan) -> list[Finding]:
         if not some:
             todo = "export it again, or leave it out: no finite voxel differs from 0"
         repair: Repair | None = "values" if some else None
-        findings.append(_about(case, scan, "not_finite", "error", found, expected, todo, repair, voxels=bad))
+        findings.append(about(case, scan, "not_finite", "error", found, expected, todo, repair, voxels=bad))
     elif not scan.is_mask and not scan.voxels.any():
         expected, todo = "an image", "leave it out, or bring the right file"
-        findings.append(_about(case, scan, "empty_image", "error", "every voxel is 0", expected, todo))
+        findings.append(about(case, scan, "empty_image", "error", "every voxel is 0", expected, todo))
     elif scan.stored.kind == "i" and scan.stored.itemsize == 2 and _ran_over(scan):
         found = "voxels at both ends of int16 (-32768 and 32767)"
         todo = "export it again, as float or with a scale factor"
-        findings.append(_about(case, scan, "overflow", "warning", found, "values within their type", todo))
+        findings.append(about(case, scan, "overflow", "warning", found, "values within their type", todo))
     return findings
 
 
@@ -163,7 +138,7 @@ def _forms(case: Case, scan: Scan) -> list[Finding]:
     if not sform and not qform:
         found, expected = "sform_code and qform_code are both 0", "one that says where the image lies"
         todo = "take the header from the scanner's export; left and right cannot be told from this file"
-        return [_about(case, scan, "no_form", "warning", found, expected, todo)]
+        return [about(case, scan, "no_form", "warning", found, expected, todo)]
     forms = (scan.sform, scan.qform)
     if not all(_says_something(form) for form in forms):
         return []
@@ -174,13 +149,13 @@ def _forms(case: Case, scan: Scan) -> list[Finding]:
     if sform and qform:
         found = f"sform and qform put a corner {apart:.3g} mm apart"
         todo = "compare with the other sequences; --fix writes the sform, which is used here, into both"
-        return [_about(case, scan, "sform_qform", "warning", found, "the same place", todo, "header", **numbers)]
+        return [about(case, scan, "sform_qform", "warning", found, "the same place", todo, "header", **numbers)]
     which, used = ("sform", "qform") if qform else ("qform", "sform")
     if which == "qform" and _never_set(scan):
         return []
     found = f"{which} has the code 0 and lies {apart:.3g} mm from the {used}"
     todo = f"nothing where the {used} is right; --fix writes it into both"
-    return [_about(case, scan, "unused_form", "note", found, "the same place, or none", todo, "header", **numbers)]
+    return [about(case, scan, "unused_form", "note", found, "the same place, or none", todo, "header", **numbers)]
 
 
 def _says_something(form: np.ndarray) -> bool:
@@ -211,7 +186,7 @@ def _sizes(case: Case, scan: Scan) -> list[Finding]:
         degrees = float(np.degrees(np.arcsin(min(1.0, cosine))))
         found, expected = f"two axes are {degrees:.2g}° off a right angle", "axes at right angles"
         todo = "resample it onto straight axes: many tools ignore the shear"
-        findings.append(_about(case, scan, "shear", "warning", found, expected, todo, degrees=degrees))
+        findings.append(about(case, scan, "shear", "warning", found, expected, todo, degrees=degrees))
     sizes = np.array(spacing_of(scan.affine))
     shown = " × ".join(f"{size:.3g}" for size in sizes)
     if not _plausible(sizes):
@@ -221,11 +196,11 @@ def _sizes(case: Case, scan: Scan) -> list[Finding]:
             more: dict[str, Any] = {"repair": "header", "affine": affine.tolist()}
         else:
             todo, more = "mend pixdim, sform and qform, or export the image again", {}
-        findings.append(_about(case, scan, "voxel_size", "error", found, expected, todo, **more))
+        findings.append(about(case, scan, "voxel_size", "error", found, expected, todo, **more))
     elif scan.unit in _MM_OF:
         found, todo = f"the header says {scan.unit}, voxels are {shown}", "--fix writes 'mm' into the header"
         numbers = {"affine": scan.affine.tolist()}
-        findings.append(_about(case, scan, "units", "warning", found, "mm", todo, "header", **numbers))
+        findings.append(about(case, scan, "units", "warning", found, "mm", todo, "header", **numbers))
     return findings
 
 
@@ -310,7 +285,7 @@ def _grids(case: Case, images: Mapping[str, Scan], scans: Mapping[str, Scan]) ->
         if not _boxes_meet(first, scan):
             found = f"{scan.key} and {first.key} have no part of space in common"
             todo = f"compare both headers; one of them is not this exam's ({first.path.name})"
-            findings.append(_about(case, scan, "no_overlap", "error", found, "overlapping images", todo))
+            findings.append(about(case, scan, "no_overlap", "error", found, "overlapping images", todo))
             continue
         if hair := hairs.get(scan.key):
             findings.append(_hair(case, hair))
@@ -328,7 +303,7 @@ def _hair(case: Case, hair: _Hair) -> Finding:
     found, expected = f"{hair.apart:.2g} mm from the grid of {hair.onto.key}", "the same grid, digit by digit"
     todo = "nothing, or let --fix give both the same header" + (", and the masks drawn on it" if hair.masks else "")
     numbers = {"apart_mm": hair.apart, "affine": hair.onto.affine.tolist()}
-    finding = _about(case, hair.scan, "near_equal_grid", "note", found, expected, todo, "header", **numbers)
+    finding = about(case, hair.scan, "near_equal_grid", "note", found, expected, todo, "header", **numbers)
     return replace(finding, files=(hair.scan.path, *(mask.path for mask in hair.masks)))
 
 

@@ -25,9 +25,9 @@ import numpy as np
 from scipy import ndimage
 
 from oligovox.cohort.manifest import Case, Cohort
-from oligovox.doctor.finding import Finding, Repair, Severity
+from oligovox.doctor.finding import Finding, Repair
 from oligovox.doctor.header import SAME_MM, as_mended, is_placed
-from oligovox.doctor.scan import BRAIN, LABEL, Scan, readable
+from oligovox.doctor.scan import BRAIN, LABEL, Scan, about, readable
 from oligovox.prepare.geometry import corner_distance, inside, orientation_of, resample_to, same_grid, spacing_of
 
 TINY_MM3 = 3.0
@@ -80,7 +80,7 @@ def look_at_masks(case: Case, scans: Mapping[str, Scan], scheme: Mapping[str, in
         findings += displaced
         if key == BRAIN and not (mask.voxels >= 0.5).any():
             todo = "mend it, or leave it out"
-            findings.append(_about(case, mask, "empty_brain", "error", "no voxel of brain", "a brain mask", todo))
+            findings.append(about(case, mask, "empty_brain", "error", "no voxel of brain", "a brain mask", todo))
         if key == LABEL:
             findings += _values(case, mask, scheme)
             looked = mask.voxels != (case.unlooked if case.sparse else np.inf)
@@ -144,31 +144,6 @@ def look_at_scheme(cohort: Cohort) -> list[Finding]:
     ]
 
 
-def _about(
-    case: Case,
-    scan: Scan,
-    check: str,
-    severity: Severity,
-    found: str,
-    expected: str,
-    remedy: str,
-    repair: Repair | None = None,
-    **numbers: Any,
-) -> Finding:
-    return Finding(
-        check=check,
-        severity=severity,
-        case=case.name,
-        sequence=scan.key,
-        files=(scan.path,),
-        found=found,
-        expected=expected,
-        remedy=remedy,
-        repair=repair,
-        numbers=numbers,
-    )
-
-
 def _on_a_grid(case: Case, mask: Scan, images: Mapping[str, Scan]) -> list[Finding]:
     """A mask must lie on the grid of one of its images."""
     if not images or any(same_grid(mask.volume, image.volume) for image in images.values()):
@@ -182,7 +157,7 @@ def _on_a_grid(case: Case, mask: Scan, images: Mapping[str, Scan]) -> list[Findi
     turned = _turned(mask, image)
     repair, todo, numbers = _back_onto(mask, image, apart.get(image.key), bool(turned))
     expected = "the grid of one of its images"
-    return [_about(case, mask, "mask_grid", "error", found + turned, expected, todo, repair, **numbers)]
+    return [about(case, mask, "mask_grid", "error", found + turned, expected, todo, repair, **numbers)]
 
 
 def _turned(mask: Scan, image: Scan) -> str:
@@ -264,7 +239,7 @@ def _values(case: Case, mask: Scan, scheme: Mapping[str, int]) -> list[Finding]:
         one = len(scheme) == 1 and found.min() >= -_WHOLE and found.max() <= 1 + _WHOLE and 1 in scheme.values()
         todo = "--fix takes 0.5 and more as lesion" if one else "resample the label again with nearest neighbour"
         more: dict[str, Any] = {"repair": "labels", "map": [[1, 1]]} if one else {}
-        return [_about(case, mask, "label_fractions", "error", f"values such as {shown}", expected, todo, **more)]
+        return [about(case, mask, "label_fractions", "error", f"values such as {shown}", expected, todo, **more)]
     known = {0, *scheme.values(), *([case.unlooked] if case.sparse else [])}
     values = {int(value) for value in np.rint(found)}
     if not (unknown := sorted(values - known)):
@@ -278,7 +253,7 @@ def _values(case: Case, mask: Scan, scheme: Mapping[str, int]) -> list[Finding]:
         todo = f"name every class (--labels NAME={unknown[0]}), or mend the label"
     shown = ", ".join(map(str, unknown[:8])) + (" …" if len(unknown) > 8 else "")
     repair: Repair | None = "labels" if change else None
-    return [_about(case, mask, "label_values", "error", f"has the values {shown}", expected, todo, repair, **numbers)]
+    return [about(case, mask, "label_values", "error", f"has the values {shown}", expected, todo, repair, **numbers)]
 
 
 def _meant(values: set[int], scheme: Mapping[str, int]) -> list[list[int]]:
@@ -294,7 +269,7 @@ def _meant(values: set[int], scheme: Mapping[str, int]) -> list[list[int]]:
 def _lesions(case: Case, mask: Scan, lesion: np.ndarray) -> list[Finding]:
     if not lesion.any():
         todo = "nothing where this person has no lesion; else bring the right mask"
-        return [_about(case, mask, "empty_label", "note", "no lesion in the mask", "a lesion, or a sure none", todo)]
+        return [about(case, mask, "empty_label", "note", "no lesion in the mask", "a lesion, or a sure none", todo)]
     pieces, count = ndimage.label(lesion, np.ones((3, 3, 3), bool))
     sizes = np.bincount(pieces.ravel())[1:]
     voxel = float(np.prod(spacing_of(mask.affine)))
@@ -303,7 +278,7 @@ def _lesions(case: Case, mask: Scan, lesion: np.ndarray) -> list[Finding]:
         return []
     found = f"{tiny} of {count} lesions have one voxel or less than {TINY_MM3:g} mm³"
     todo = "look whether they are meant: specks of a brush count as lesions in lesion-wise scores"
-    return [_about(case, mask, "tiny_lesions", "note", found, "lesions one can see", todo, tiny=tiny, lesions=count)]
+    return [about(case, mask, "tiny_lesions", "note", found, "lesions one can see", todo, tiny=tiny, lesions=count)]
 
 
 def _outside(
@@ -325,4 +300,4 @@ def _outside(
         return []
     found, expected = f"{share:.0%} of the lesion lies outside {where}", f"at most {OUTSIDE:.0%}"
     todo = "overlay it on the image: it may be shifted, mirrored or another person's"
-    return [_about(case, mask, "lesion_outside", "warning", found, expected, todo, share=share)]
+    return [about(case, mask, "lesion_outside", "warning", found, expected, todo, share=share)]

@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.openers import ImageOpener
 
 from oligovox.cohort.manifest import Case
-from oligovox.doctor.finding import Finding
+from oligovox.doctor.finding import Finding, Repair, Severity
 from oligovox.prepare.geometry import Shape, Volume, usable_affine
 
 LABEL, BRAIN = "label", "brain"
@@ -112,6 +113,32 @@ def read_scan(case: Case, key: str, path: Path) -> Scan | Finding:
     except Exception as error:  # whatever a damaged file does to nibabel
         found = f"cannot be read ({type(error).__name__}: {error})".replace("\n", " ")
         return _damaged(case, key, path) or _unreadable(case, key, path, "unreadable", found, _COPY_AGAIN)
+
+
+def about(
+    case: Case,
+    scan: Scan,
+    check: str,
+    severity: Severity,
+    found: str,
+    expected: str,
+    remedy: str,
+    repair: Repair | None = None,
+    **numbers: Any,
+) -> Finding:
+    """A finding about one file of a case; `numbers` are what was measured."""
+    return Finding(
+        check=check,
+        severity=severity,
+        case=case.name,
+        sequence=scan.key,
+        files=(scan.path,),
+        found=found,
+        expected=expected,
+        remedy=remedy,
+        repair=repair,
+        numbers=numbers,
+    )
 
 
 def _scan(key: str, path: Path, image: nib.Nifti1Image, header: nib.Nifti1Header) -> Scan:
