@@ -23,7 +23,7 @@ from oligovox.prepare.geometry import Volume, read_volume, resample_to, shifted
 from oligovox.prepare.ready import Ready, ready_person
 from oligovox.prepare.ready_back import back
 from oligovox.prepare.ready_files import begin, folder_of, write_image
-from oligovox.prepare.registration import shift_and_turn
+from oligovox.prepare.registration import Registration, shift_and_turn
 from oligovox.report.ready import warnings_of
 
 LABELS = {"lesion": 1}
@@ -160,8 +160,10 @@ def test_a_second_exam_comes_to_the_first(exam: Case, tmp_path: Path) -> None:
     assert turn < 1
 
 
-def test_the_lesions_of_later_exams_are_not_cut(exam: Case, tmp_path: Path) -> None:
+def test_the_lesions_of_later_exams_are_not_cut(exam: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second exam has a lesion below the brain mask of the first; both exams get a grid that holds it."""
+    stays = Registration(np.eye(4), 1.0, 1.0, False, "header", 1.0)
+    monkeypatch.setattr("oligovox.prepare.ready_exam.register", lambda *images, **_: stays)
     core = ellipsoid((0, 0, 10), (40, 50, 30))
     low = ellipsoid((0, 0, -55), (9, 9, 12))
     small, lesion = (
