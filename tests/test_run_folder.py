@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from oligovox.cohort.manifest import Case, Cohort
 from oligovox.errors import SettingsError
 from oligovox.experiment.cohorts import read_cohort
-from oligovox.experiment.front_door import Asked, run_folder
+from oligovox.experiment.front_door import Asked, is_raw, run_folder
 from oligovox.files import read_tsv, write_tsv
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -263,6 +264,16 @@ def test_in_python_from_a_table_and_what_changes_later_is_noticed(
     nib.save(nib.Nifti1Image(np.roll(np.asanyarray(mask.dataobj), 1, 0), mask.affine), label)
     with pytest.raises(SettingsError, match="sub-01: label changed after this run was planned"):
         run_folder(tmp_path / "exams.tsv", out, asked, workers=1)
+
+
+def test_abdomens_are_not_looked_at_for_a_brain(tmp_path: Path) -> None:
+    body = np.random.default_rng(0).normal(100, 10, (SIDE, SIDE, SIDE)).astype(np.float32)  # to the edge of the picture
+    for name, brain in (("FLAIR", True), ("T2spir", False)):
+        save(tmp_path / f"{name}.nii.gz", body)
+        table = tmp_path / name / "exams.tsv"
+        table.parent.mkdir()
+        Cohort(cases=(Case(subject="1", images={name: tmp_path / f"{name}.nii.gz"}),)).save(table)
+        assert is_raw(table, tmp_path / "out", "auto") is brain
 
 
 @pytest.mark.parametrize("given", [{"hours": -1.0}, {"hours": float("nan")}, {"minutes": 0.0}])

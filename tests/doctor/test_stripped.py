@@ -43,6 +43,16 @@ def test_a_head_with_its_air_removed_is_still_too_large_for_a_brain() -> None:
     assert outline(seen(np.where(head > 0.3 * np.median(head[person().brain]), head, 0))).covering == "head"
 
 
+def test_a_short_piece_of_a_head_without_air_is_no_brain() -> None:
+    """Half of a head is as small as a brain, but it goes on beyond the field of view."""
+    head = person().images["T1w"].astype(np.float32)
+    air = head < 0.1 * np.percentile(head, 99)
+    cut = np.where(air, 0, head)[:, :, head.shape[2] // 2 :]
+    found = outline(seen(cut))
+    assert found.volume_ml < 2200
+    assert found.covering == "head"
+
+
 def test_a_brain_under_a_strong_field_is_no_head() -> None:
     """Its dark half lies below any threshold."""
     field = np.exp(np.linspace(-1.8, 1.8, person().brain.shape[1]))[:, None]

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from oligovox.doctor.finding import Finding
 from oligovox.doctor.seen import Seen
+from oligovox.prepare.brain import ends_inside
 from oligovox.prepare.geometry import spacing_of
 
 Covering = Literal["stripped", "head"]
@@ -65,7 +66,8 @@ def _around(seen: Seen, foreground: NDArray[np.bool_]) -> Outline:
     reach = ndimage.generate_binary_structure(3, 1)
     around = ~ndimage.binary_dilation(foreground, reach, iterations=max(1, round(_MARGIN_MM / max(spacing))))
     clean = float((seen.coarse.array[around] == np.float32(seen.background)).mean()) if around.any() else 0.0
-    return Outline("stripped" if clean >= CLEAN and volume <= BRAIN_ML else "head", clean, volume)
+    bare = clean >= CLEAN and volume <= BRAIN_ML and ends_inside(foreground, seen.coarse.affine)
+    return Outline("stripped" if bare else "head", clean, volume)
 
 
 def check_stripped(case: str, seen: Sequence[Seen], outlines: Sequence[Outline]) -> list[Finding]:

@@ -50,6 +50,9 @@ Raw = Literal["auto", "always", "never"]
 """Whether exams are registered and their brain is found: auto: where an image shows the whole head and nobody gave a brain mask."""
 
 
+_OF_BODIES = {"T1in", "T1out", "T2spir"}
+"""Sequences of the abdomen, where no brain is looked for."""
+
 _LOOKED_AT = 8
 """Exams that decide whether a cohort is raw."""
 
@@ -144,7 +147,7 @@ def run_folder(
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem).strip("-.") or "cohort"
     way = _Way(name, out, asked, workers, show)
     used = _checked(_given(data, way), way)
-    raw = _is_raw(used, way)
+    raw = is_raw(used, out, asked.raw)
     used = _ready(used, way) if raw else used
     recipe = _planned(used, way)
     done = run_recipe(recipe, out / "run", show=show)
@@ -334,15 +337,15 @@ def _checked(given: Path, way: _Way) -> Path:
     )
 
 
-def _is_raw(table: Path, way: _Way) -> bool:
+def is_raw(table: Path, out: Path, raw: Raw) -> bool:
     """Whether exams are made ready first; decided once, from the pictures of the first exams without a brain mask."""
-    if way.asked.raw != "auto":
-        return way.asked.raw == "always"
-    if (way.out / "ready").is_dir():
+    if raw != "auto":
+        return raw == "always"
+    if (out / "ready").is_dir():
         return True
-    if (way.out / "plan" / "plan.yaml").is_file():
+    if (out / "plan" / "plan.yaml").is_file():
         return False
-    bare = [case for case in Cohort.load(table).cases if not case.brain]
+    bare = [case for case in Cohort.load(table).cases if not case.brain and not set(case.images) <= _OF_BODIES]
     return any(_shows_head(case) for case in bare[:_LOOKED_AT])
 
 
