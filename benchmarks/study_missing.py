@@ -51,6 +51,8 @@ NETWORKS = {
     "early": Network("early", 0.0),
     "early, dropout": Network("early", 0.4),
     "stems, dropout": Network("stems", 0.4),
+    "early, dropout 0.2": Network("early", 0.2),
+    "stems, dropout 0.2": Network("stems", 0.2),
 }
 ROWS = {
     "zero filling": ("early", False),

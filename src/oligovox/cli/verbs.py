@@ -170,7 +170,9 @@ def pretrain(
 
     stage = changed(Pretrain, [*change, *schedule(steps)], "pretrain", method=method)
     split = Split.load(exclude) if exclude else None
-    model = experiment.pretrain(store, out, stage=stage, network=NetworkChoice.named(encoder, preset, fusion), split=split)
+    model = experiment.pretrain(
+        store, out, stage=stage, network=NetworkChoice.named(encoder, preset, fusion), split=split
+    )
     result = {"model": str(model)}
     say(result, json)
 
