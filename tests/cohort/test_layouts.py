@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -314,3 +315,19 @@ def test_real_folders(real_data: Path, tmp_path: Path) -> None:
     older = read(real_data / "brats13_nc", asked=Asked(mask="seg4", labels={"non-enhancing core": 3}))
     assert (len(older), older.modalities) == (5, ("FLAIR", "T1wGd"))
     assert all(case.label and case.label.name.endswith("-seg4.nii.gz") for case in older.cases)
+
+
+def test_a_folder_that_may_not_be_read_is_said(
+    make_phantom: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_phantom(tmp_path / "exams", subjects=2, labelled=2, side=8)
+    scan = os.scandir
+
+    def closed(folder: Path) -> object:
+        if Path(folder).parts[-2:] == ("sub-02", "anat"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(CohortError, match="sub-02/anat: this folder may not be read; ask for access"):
+        read(root)

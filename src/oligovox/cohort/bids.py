@@ -19,7 +19,7 @@ from pathlib import Path
 from oligovox.cohort.annotate import SPARSE, says_sparse
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.modalities import canonical
-from oligovox.cohort.reading import AS_IT_IS, Asked, Look, entries, folders, several
+from oligovox.cohort.reading import AS_IT_IS, Asked, Look, entries, files_below, folders, several
 from oligovox.errors import CohortError, SettingsError
 from oligovox.files import read_json, read_tsv
 
@@ -206,7 +206,7 @@ def _by_session(root: Path, subjects: Sequence[Path], said: Mapping[str, str]) -
     """NIfTI files of these sub-*/ folders by (subject, session); sessions without files are kept out."""
     found = defaultdict(list)
     for folder in subjects:
-        for path in sorted(folder.rglob("sub-*.nii*")):
+        for path in sorted(p for p in files_below(folder) if p.name.startswith("sub-") and ".nii" in p.name):
             if file := _read_name(path, path.relative_to(folder.parent).parts, said):
                 found[file.subject, file.session].append(file)
             else:

@@ -119,12 +119,32 @@ def stem(path: Path) -> str:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in order of name; nothing where there is no folder or it may not be read."""
+    """What lies in a folder, in order of name; nothing where there is no folder.
+
+    Raises:
+        CohortError: it may not be read: exams in it would be missing without a word.
+    """
     try:
         with os.scandir(folder) as found:
             return sorted(folder / entry.name for entry in found if not entry.name.startswith("."))
-    except OSError:
+    except OSError as error:
+        _closed(error, folder)
         return []
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, links to folders not followed.
+
+    Raises:
+        CohortError: a folder in it may not be read.
+    """
+    for home, _, names in os.walk(folder, onerror=lambda error: _closed(error, Path(error.filename or folder))):
+        yield from (Path(home, name) for name in names)
+
+
+def _closed(error: OSError, folder: Path) -> None:
+    if isinstance(error, PermissionError):
+        raise CohortError(f"{folder}: this folder may not be read; ask for access to it, or move it away") from None
 
 
 def folders(root: Path, depth: int = 1) -> Iterator[Path]:
