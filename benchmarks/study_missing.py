@@ -1,6 +1,6 @@
 """One network for every subset of its sequences: dropout against zero filling, early fusion against stems → study_missing.json beside this file.
 
-    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER [--workers 1] [--collect]
+    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER [--workers 1] [--collect] [--real BIDS]
 
 Plan, results, reading: study_missing.md. Start it again to resume: what is finished is kept. With other `--steps`, `--people`
 or `--seeds` (to see that it works) the result goes to FOLDER/study_missing.json.
@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +21,7 @@ import torch
 from oligovox.engine.fit import Training
 from oligovox.engine.log import say
 from oligovox.experiment.budget_claims import claimed
+from oligovox.experiment.cohorts import read_cohort
 from oligovox.experiment.recipe import Finetune, NetworkChoice
 from oligovox.experiment.sequence_price import name_of, subsets
 from oligovox.experiment.training import load_network
@@ -130,11 +131,29 @@ def work(chosen):
         todo = left
 
 
-def collect(chosen):
-    """Of each row and subset the mean, and the difference to zero filling, over seeds and people."""
-    found, seconds = {}, {}
+def on_real(chosen):
+    """Score every finished network on the labelled people of a BIDS folder, at the voxel size of the study."""
+    cohort, table = read_cohort(chosen.real), chosen.out / "real.tsv"
+    replace(cohort, cases=cohort.labelled).save(table)
+    prepare(table, chosen.out / "real", modalities=SEQUENCES, spacing=(2.0, 2.0, 2.0), workers=chosen.workers)
+    store = Store.open(chosen.out / "real")
     for seed in chosen.seeds:
         for name in NETWORKS:
+            folder = chosen.out / "runs" / f"{name}_s{seed}"
+            if (folder / "scores.json").is_file() and not (folder / "real.json").is_file():
+                model, _ = load_network(folder)
+                rows = {row: scored(model, told, store) for row, (owner, told) in ROWS.items() if owner == name}
+                write_json(folder / "real.json", rows)
+
+
+def collect(chosen):
+    """Of each row and subset the mean, and the difference to zero filling, over seeds and people."""
+    found, seconds, real = {}, {}, {}
+    for seed in chosen.seeds:
+        for name in NETWORKS:
+            if (beside := chosen.out / "runs" / f"{name}_s{seed}" / "real.json").is_file():
+                for row, scores in read_json(beside).items():
+                    real.setdefault(row, {})[str(seed)] = scores
             file = chosen.out / "runs" / f"{name}_s{seed}" / "scores.json"
             if file.is_file():
                 content = read_json(file)
@@ -144,7 +163,7 @@ def collect(chosen):
                         found.setdefault(row, {}).setdefault(subset, {})[str(seed)] = values
     result = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER", "steps": chosen.steps,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", "cpu_seconds": seconds, "rows": {},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", "cpu_seconds": seconds, "rows": {}, "real": real,
     }  # fmt: skip
     for row, by_subset in found.items():
         for subset, values in by_subset.items():
@@ -176,6 +195,7 @@ def main():
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--people", type=int, default=10, help="at most so many labelled, and so many tested")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(TRAININGS))
+    parser.add_argument("--real", type=Path, help="BIDS folder of real exams: its labelled people are scored as well")
     parser.add_argument("--collect", action="store_true", help="only write the result of what is finished")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -187,6 +207,8 @@ def main():
         work(chosen)
         for process in processes:
             process.join()
+    if chosen.real:
+        on_real(chosen)
     collect(chosen)
 
 
