@@ -72,7 +72,7 @@ def check_data(
     if not data.exists():
         raise CohortError(f"{data}: no such folder; expected one with images, or a list or table of them")
     for folder in (Path(path) for path in (out, fix) if path is not None):
-        _check_apart(data, folder)
+        check_apart(data, folder)
         check_writable(folder)
     held_out = Split.load(Path(split)) if split else None
     cohort: Cohort | None
@@ -137,8 +137,12 @@ def _no_layout(data: Path, error: CohortError) -> Finding:
     )
 
 
-def _check_apart(data: Path, folder: Path) -> None:
-    """What is written must not touch the folder of the data; beside a list or table it may."""
+def check_apart(data: Path, folder: Path) -> None:
+    """What is written must not touch the folder of the data; beside a list or table it may.
+
+    Raises:
+        OutputError: it would.
+    """
     home, wanted = data.resolve(), folder.resolve()
     if data.is_dir() and (wanted.is_relative_to(home) or home.is_relative_to(wanted)):
         raise OutputError(f"{folder}: lies in the folder of the data ({home}), or around it; choose another folder")

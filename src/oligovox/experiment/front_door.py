@@ -27,11 +27,12 @@ from typing import Any, Literal
 from oligovox.cohort import dicom, layouts
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.series import TABLE
+from oligovox.doctor.scan import files_of
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import outline
 from oligovox.engine.log import read_log, say
 from oligovox.errors import CohortError, OutputError, SettingsError
-from oligovox.experiment.checking import check_data
+from oligovox.experiment.checking import check_apart, check_data
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.folders import series
 from oligovox.experiment.planning import plan
@@ -184,9 +185,7 @@ def _claim(data: Path, out: Path, asked: Asked) -> None:
     """
     if not data.exists():
         raise CohortError(f"{data}: no such folder; expected one with images, or a list or table of them")
-    home = data.resolve()  # of a table the places of its images count, once it is read
-    if out.resolve().is_relative_to(home) or home.is_relative_to(out.resolve()):
-        raise OutputError(f"{out}: lies in the folder of the data ({home}), or around it; choose another folder")
+    check_apart(data, out)
     listed = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(asked).items()}
     content = {"data": str(data.resolve()), **listed}
     file = out / "asked.json"
@@ -250,7 +249,7 @@ def _hold(cohort: Cohort, way: _Way) -> None:
     """
     file = way.out / "inputs.json"
     now = {
-        case.name: {key: hash_file(path) for key, path in _files(case).items() if path.is_file()}
+        case.name: {key: hash_file(path) for key, path in files_of(case).items() if path.is_file()}
         for case in cohort.cases
     }
     before = read_json(file) if file.is_file() else now
@@ -259,14 +258,6 @@ def _hold(cohort: Cohort, way: _Way) -> None:
             raise SettingsError(f"{way.out}: {_changed(before, now)}")
         shutil.rmtree(way.out / "mended", ignore_errors=True)  # ours, of what was there before
     write_json(file, now)
-
-
-def _files(case: Case) -> dict[str, Path]:
-    return {
-        **case.images,
-        **({"label": case.label} if case.label else {}),
-        **({"brain": case.brain} if case.brain else {}),
-    }
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
