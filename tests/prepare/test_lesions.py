@@ -107,6 +107,17 @@ def test_a_lesion_at_the_border_is_padded_with_nothing(tmp_path: Path) -> None:
     assert not edge.image()[:, :6].any()
 
 
+def test_what_reaches_out_of_a_patch_is_dilated_back_into_it(tmp_path: Path) -> None:
+    exam = make_exam(tmp_path)
+    mask = np.zeros((24, 24, 24), np.uint8)
+    mask[3, 8:17, 8:17] = mask[21, 8:17, 8:17] = mask[3:22, 12, 12] = 1  # two plates just outside of a patch, and a bar
+    write(exam.case.label, mask)
+    (lesion,) = extract(replace(exam, grades=None), out=tmp_path / "lesions").lesions
+    whole = dilated(np.pad(mask > 0, 8), radius_steps(lesion.volume_mm3, 1.0, PLAN.lesions))[12:28, 12:28, 12:28]
+    np.testing.assert_array_equal(lesion.seen() > 0, whole)
+    assert (lesion.seen() > 0)[0].sum() > 81  # the plate is seen from inside
+
+
 @pytest.mark.parametrize(("volume", "steps"), [(110, 5), (1000, 5), (8000, 9), (50_000, 16)])
 def test_radius_is_that_of_the_paper_at_one_millimetre(volume: float, steps: int) -> None:
     assert radius_steps(volume, 1.0, LesionRule()) == steps

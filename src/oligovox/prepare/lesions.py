@@ -270,11 +270,13 @@ def _cut(loaded: _Loaded, numbers: Numbers, volumes: NDArray[np.float64], plan: 
     qsm01 = np.clip(qsm / (2 * plan.qsm_ppb) + 0.5, 0, 1)
     flair01 = np.clip((flair - scale[0]) / max(scale[1] - scale[0], 1e-6), 0, 1)
     for i, (out_of, into) in enumerate(boxes):
-        own = np.zeros((side,) * 3, bool)
-        own[into] = fine[out_of] == i + 1
-        own[(side // 2,) * 3] |= not own.any()  # lost between coarser voxels
-        around = dilated(own, radius_steps(volumes[i], plan.spacing, plan.lesions))
-        seen[i][into] = (around.astype(np.uint8) + own)[into]
+        steps = radius_steps(volumes[i], plan.spacing, plan.lesions)
+        wide_out, wide_into = _overlap(centres[i] - side // 2 - steps, side + 2 * steps, fine.shape)
+        own = np.zeros((side + 2 * steps,) * 3, bool)  # the patch and what reaches into it
+        own[wide_into] = fine[wide_out] == i + 1
+        patch = (slice(steps, steps + side),) * 3
+        own[(steps + side // 2,) * 3] |= not own[patch].any()  # lost between coarser voxels
+        seen[i][into] = (dilated(own, steps).astype(np.uint8) + own)[patch][into]
         for channel, array in enumerate((qsm01, flair01)):
             image[i, channel][into] = array[out_of]
         if plan.masked:

@@ -62,7 +62,7 @@ class Views:
     """Two sequences of each lesion.
 
     Attributes:
-        first: flipped and turned; the primary is taken from it.
+        first: the primary is taken from it.
         second: the same, or with nt_xent flipped and turned in another way; the condition is taken from it.
         present: acquired sequences.
         known: lesions that have both.
@@ -109,9 +109,9 @@ class FrodoPretext(Method[Views]):
             self.heads = nn.ModuleList(_two_layers(width, width) for _ in range(1 + (settings.directions == "both")))
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
-        """Flip and turn, all sequences of a lesion alike."""
-        first = turned(batch, Turns(), rng)
-        second = turned(batch, Turns(), rng) if self.settings.mode == "nt_xent" else first
+        """The batch as it is, since augmentation has turned it; for nt_xent two turns of it, all sequences of a lesion alike."""
+        apart = self.settings.mode == "nt_xent"
+        first, second = (turned(batch, Turns(), rng) if apart else batch for _ in range(2))
         index = [batch.modalities.index(name) for name in (self.settings.primary, self.settings.condition)]
         return Views(first.image, second.image, batch.present, batch.present[:, index].all(1))
 

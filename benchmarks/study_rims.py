@@ -1,0 +1,243 @@
+"""Which classifier finds paramagnetic rims? Five folds of people for every arm, on simulated people → study_rims.json beside this file, and the tables
+of study_rims.md, which has the plan.
+
+    OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER [--workers 2] [--tune] [--arms NAME …] [--collect]
+
+Start it again to resume: what is finished is kept. `--tune` compares learning rates on people for development. `--quick` is a few coarse people, two folds
+and two steps, to see that it works; nothing is written but to FOLDER.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from common import QUICK, machine, progress, versions
+from oligovox.experiment import classify_evaluate, classify_extract, classify_train
+from oligovox.experiment.budget_claims import claimed
+from oligovox.experiment.classification_recipe import Classify
+from oligovox.experiment.recipe import changed
+from oligovox.experiment.verbs import simulate
+from oligovox.files import read_json, write_json
+from oligovox.metrics.protocols.prl import MAIN
+
+RESULT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).with_suffix(".md")
+BEGIN, END = "<!-- tables: written by study_rims.py -->", "<!-- end of the tables -->"
+
+COHORTS = {"tune": (24, 1700), "study": (88, 1701)}
+SIMULATED = ("sequences=[FLAIR,QSM]", *(("spacing=4", "rims.people=1", "rims.share=[0.4,0.6]") if QUICK else ()))
+CUT = ("spacing=4", "patch=16") if QUICK else ()
+SIZE = (
+    ("patch=16", "batch=4", "training.steps=2", "training.validate_every=1", "folds=2")
+    if QUICK
+    else ("patch=32", "batch=16", "training.steps=300", "training.validate_every=50")
+)
+FRODO = (f"network.settings.preset={'nano' if QUICK else 'cpu'}",)
+START = (
+    "pretrain.method=frodo",
+    "pretrain.batch=16",
+    f"pretrain.training.steps={2 if QUICK else 300}",
+    "pretrain.training.threads=1",
+)
+COMMON = (*SIZE, "training.threads=1", "training.tensorboard=off")
+RATES = ("3e-4", "1e-3", "3e-3")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A classifier.
+
+    Attributes:
+        changes: settings of `oligovox classify train`, beside COMMON.
+        lr: learning rate, chosen on people for development (study_rims.md); that of a start is half of it, as in the paper.
+        network: takes COMMON at all.
+    """
+
+    changes: tuple[str, ...] = ()
+    lr: str = "1e-3"
+    network: bool = True
+
+    def settings(self, lr=None, folds=None):
+        """As `oligovox classify train` would read them."""
+        rate = float(lr or self.lr)
+        said = [*self.changes]
+        if self.network:
+            said += [*COMMON, f"training.lr={rate:g}"]
+            if any(change.startswith("pretrain.") for change in self.changes):
+                said.append(f"pretrain.training.lr={rate / 2:g}")
+        elif QUICK:
+            said.append("folds=2")
+        return changed(Classify, said + ([f"folds={folds}"] if folds else []), "classify")
+
+
+def resnet(*more):
+    return ("network.name=resnet18", *(("network.settings.preset=nano",) if QUICK else ()), *more)
+
+
+ARMS = {
+    "FRODO": Arm((*FRODO, *START)),
+    "no start": Arm(FRODO),
+    "no contrast": Arm((*FRODO, *START, "settings.contrast=false")),
+    "neither": Arm((*FRODO, "settings.contrast=false")),
+    "QSM alone": Arm((*FRODO, "network.settings.fusion=alone")),
+    "FLAIR alone": Arm((*FRODO, "network.settings.fusion=alone", "network.settings.primary=FLAIR")),
+    "early fusion": Arm((*FRODO, "network.settings.fusion=early")),
+    "radiomics + forest": Arm(("method=radiomics_forest",), network=False),
+    "ResNet-18": Arm(resnet("settings.contrast=false")),
+    "QSMRim-Net": Arm(resnet("method=qsmrim_net")),
+    "RimNet": Arm(("network.name=rimnet", "network.settings.preset=cpu", "settings.contrast=false", "settings.grid=4", "settings.hidden=[256,128,64]")),
+    "residual encoder": Arm(("network.name=resenc", "network.settings.preset=tiny")),
+    "residual encoder, Vox-MMSD": Arm(("network.name=resenc", "network.settings.preset=tiny", *START, "pretrain.method=vox_mmsd")),
+    "late fusion": Arm((*FRODO, "network.settings.fusion=late")),
+    "no FiLM": Arm((*FRODO, "network.settings.fusion=concat")),
+    "both directions": Arm((*FRODO, *START, "pretrain.settings.directions=both")),
+    **{f"FRODO, {n} people": Arm((*FRODO, *START, f"labels={n}")) for n in (5, 10, 20, 40)},
+    **{f"forest, {n} people": Arm(("method=radiomics_forest", f"labels={n}"), network=False) for n in (5, 10, 20, 40)},
+}  # fmt: skip
+TUNED = ("no start", "ResNet-18", "RimNet")
+
+
+def lesions_of(which, out, workers):
+    """Lesion store of a cohort, made once."""
+    people, seed = COHORTS[which]
+    cohort, store = out / f"{which}_people", out / f"{which}_lesions"
+    simulate(cohort, preset="rim", subjects=10 if QUICK else people, seed=seed, changes=SIMULATED, workers=workers)
+    begun = time.process_time(), time.perf_counter()
+    counts = classify_extract(cohort, store, changes=CUT, workers=1)
+    seconds = {"cpu": round(time.process_time() - begun[0], 1), "wall": round(time.perf_counter() - begun[1], 1)}
+    if not (out / f"{which}.json").is_file():
+        write_json(out / f"{which}.json", counts | {"lesions": store.name, "seconds": seconds})
+    return store
+
+
+def work(out, which, jobs):
+    """Do what is not done: (name, settings) → out/runs/name, with seconds.json beside its scores."""
+    torch.set_num_threads(1)
+    store, todo = out / f"{which}_lesions", list(jobs)
+    while todo:
+        left = []
+        for name, settings in todo:
+            run = out / "runs" / name
+            with claimed(out / "claims" / name) as ours:
+                if not ours:
+                    left.append((name, settings))
+                elif not (run / "seconds.json").is_file():
+                    begun = time.process_time()
+                    classify_train(store, run, chosen=settings)
+                    write_json(run / "seconds.json", {"cpu": round(time.process_time() - begun)})
+                    progress(name)
+        if len(left) == len(todo):
+            time.sleep(5)
+        todo = left
+
+
+def done(out, which, jobs, workers):
+    """Work in so many processes."""
+    arguments = (out, which, jobs)
+    processes = [get_context("spawn").Process(target=work, args=arguments) for _ in range(workers - 1)]
+    for process in processes:
+        process.start()
+    work(*arguments)
+    for process in processes:
+        process.join()
+
+
+def tune(chosen):
+    """Two folds of people for development: validation PR-AUC of each rate."""
+    lesions_of("tune", chosen.out, chosen.workers)
+    jobs = [(f"tune {name} {rate}", ARMS[name].settings(rate, folds=2)) for name in TUNED for rate in RATES]
+    done(chosen.out, "tune", jobs, chosen.workers)
+    found = {}
+    for name, _ in jobs:
+        scores = read_json(chosen.out / "runs" / name / "scores.json")["scores"]["lesion"]
+        found[name] = {metric: scores[metric]["value"] for metric in ("pr_auc", "roc_auc")}
+        progress(f"{name}: {found[name]}")
+    write_json(chosen.out / "tuned.json", found)
+
+
+def collect(chosen):
+    """Scores, and differences from FRODO, of what is finished."""
+    runs, rows = chosen.out / "runs", {}
+    for name, arm in ARMS.items():
+        if not (runs / name / "seconds.json").is_file():
+            continue
+        scores = read_json(runs / name / "scores.json")
+        row = {
+            "settings": arm.settings().model_dump(mode="json", exclude_unset=True),
+            "cpu_seconds": read_json(runs / name / "seconds.json")["cpu"],
+        }
+        row |= {
+            "scores": {metric: scores["scores"]["lesion"][metric] for metric in MAIN},
+            "ece": scores["calibration"]["ece"],
+        }
+        row["people"] = {"at_least_one": scores["scores"]["patient_1"], "count": scores["scores"]["count"]}
+        if name != "FRODO" and (runs / "FRODO" / "seconds.json").is_file():
+            classify_evaluate(runs / "FRODO", chosen.out / "compared" / name, against=runs / name)
+            compared = read_json(chosen.out / "compared" / name / "scores.json")["difference"]["lesion"]
+            row["frodo_minus"] = {metric: compared[metric] for metric in MAIN}
+        rows[name] = row
+    result = {
+        "command": "OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER --workers 2", "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(), "versions": versions(), "cohort": read_json(chosen.out / "study.json"), "arms": rows,
+    }  # fmt: skip
+    tuned = chosen.out / "tuned.json"
+    result |= {"tuned": read_json(tuned)} if tuned.is_file() else {}
+    write_json(chosen.out / RESULT.name if QUICK else RESULT, result)
+    table = tables(rows)
+    if not QUICK:
+        text = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(text[: text.index(BEGIN)] + f"{BEGIN}\n\n{table}\n{text[text.index(END) :]}", encoding="utf-8")
+    progress("\n" + table)
+
+
+def told(estimate, sign=""):
+    """0.71 [0.60, 0.80]"""
+    if estimate["value"] is None:
+        return "undefined"
+    ends = "" if estimate["low"] is None else f" [{estimate['low']:{sign}.2f}, {estimate['high']:{sign}.2f}]"
+    return f"{estimate['value']:{sign}.2f}{ends}"
+
+
+def tables(rows):
+    """One row an arm."""
+    lines = [
+        "| classifier | PR-AUC | FRODO − it | ROC-AUC | partial AUC | balanced accuracy | CPU min |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in rows.items():
+        scores, less = row["scores"], told(row["frodo_minus"]["pr_auc"], "+") if "frodo_minus" in row else ""
+        cells = [
+            told(scores["pr_auc"]),
+            less,
+            *(told(scores[m]) for m in ("roc_auc", "partial_auc", "balanced_accuracy")),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['cpu_seconds'] / 60:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), metavar="NAME")
+    parser.add_argument("--tune", action="store_true", help="only compare learning rates, on people for development")
+    parser.add_argument("--collect", action="store_true", help="only write the result of what is finished")
+    parser.add_argument("--quick", action="store_true", help="to see that it works")
+    chosen = parser.parse_args()
+    chosen = argparse.Namespace(**vars(chosen) | {"out": chosen.out.resolve()})
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.tune:
+        tune(chosen)
+        return
+    if not chosen.collect:
+        lesions_of("study", chosen.out, chosen.workers)
+        done(chosen.out, "study", [(name, ARMS[name].settings()) for name in chosen.arms], chosen.workers)
+    collect(chosen)
+
+
+if __name__ == "__main__":
+    main()
