@@ -28,7 +28,7 @@ TINY = Path(__file__).parent / "tiny.yaml"
 FAST = ["--set", "patch=[16,16,16]", "--set", "training.threads=1", "--set", "training.tensorboard=off"]
 
 
-@pytest.mark.parametrize("scenario", ["training", "preparing", "predicting", "a_recipe"])
+@pytest.mark.parametrize("scenario", ["training", "preparing", "predicting", "a_recipe", "classifying"])
 def test_killed_and_started_again(scenario: str, make_phantom: Callable[..., Path], tmp_path: Path) -> None:
     make_phantom(tmp_path / "phantom", **MANY if scenario == "preparing" else {})
     done = subprocess.run([sys.executable, __file__, scenario, tmp_path], capture_output=True, text=True, timeout=200)
@@ -126,6 +126,46 @@ def a_recipe(root: Path) -> None:
     for arm in ("scratch", "pretrained"):
         same_run(root / "whole" / "arms" / arm, arms / arm, steps=6)
         assert filecmp.cmp(root / "whole" / "arms" / arm / "scores.tsv", arms / arm / "scores.tsv", shallow=False)
+
+
+def classifying(root: Path) -> None:
+    """classify extract is killed between exams, train in the start of the first fold and in the second fold; scores are those of runs left alone."""
+    rims = ["rims.people=1", "rims.partial=0", "rims.share=[0.4,0.6]", "sequences=[FLAIR,QSM]", "spacing=4"]
+    finish("simulate", "rim", root / "people", "--subjects", 5, "--workers", 1, *sets(*rims))
+    extract = ["classify", "extract", root / "people"]
+    cut = ["--workers", 1, *sets("spacing=4", "patch=16")]
+    finish(*extract, root / "lesions", *cut)
+    killed = root / "lesions_killed"
+    kill(*extract, killed, *cut, when=lambda: len(list(killed.glob("cases/sub-*"))) >= 2)
+    assert len(list(killed.glob("cases/sub-*"))) < 5, "the kill came too late for this test to say anything"
+    finish(*extract, killed, *cut)
+    same_files(root / "lesions", killed)
+
+    options = ["--preset", "nano", "--folds", 2, "--pretext", "frodo", "--steps", 6]
+    few = ["patch=16", "batch=4", "pretrain.batch=4", "pretrain.training.steps=6", "training.validate_every=2"]
+    train = [
+        "classify",
+        "train",
+        root / "lesions",
+        *options,
+        *sets(*few, "training.threads=1", "training.tensorboard=off"),
+        "--out",
+    ]
+    finish(*train, root / "whole")
+    run = root / "run"
+    kill(*train, run, when=lambda: rows_of(run / "fold-1" / "pretrain") >= 3)
+    kill(*train, run, when=lambda: rows_of(run / "fold-2" / "train") >= 2)
+    assert (run / "fold-1" / "fold.json").is_file()
+    assert not (run / "classify.html").exists()
+    finish(*train, run)
+    for name in ("predictions.tsv", "scores.json", "scores.tsv"):
+        assert filecmp.cmp(root / "whole" / name, run / name, shallow=False), name
+    assert (run / "classify.html").read_text().rstrip().endswith("</html>")
+    assert not list(run.glob("**/.tmp-*"))
+
+
+def sets(*changes: str) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
 
 
 # --- what scenarios are made of ----------------------------------------------------------------------------------------------------
@@ -239,4 +279,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     CHANCE = random.Random()
     ROOT = Path(sys.argv[2])
-    {f.__name__: f for f in (training, preparing, predicting, a_recipe)}[sys.argv[1]](ROOT)
+    {f.__name__: f for f in (training, preparing, predicting, a_recipe, classifying)}[sys.argv[1]](ROOT)

@@ -337,7 +337,14 @@ def test_a_forest_goes_through_the_folds_of_the_networks(
     rim = {grade: np.mean([float(row["probability"]) for row in rows if row["grade"] == grade]) for grade in "01"}
     assert rim["1"] > rim["0"] + 0.3  # a rim of 250 ppb in noise of 25
     assert "difference" in experiment.classify_evaluate(out, tmp_path / "scores", against=run, lesions=store.root)
-    with pytest.raises(CheckpointError, match="saves no model for new patients"):
+    said = experiment.classify_predict(out, bids, tmp_path / "patients", people=["03", "08"], workers=1)
+    rows = read_tsv(tmp_path / "patients" / "predictions.tsv")
+    assert len(rows) == said["lesions"] == 5
+    assert {row["lesion"]: row["called"] for row in rows if row["person"].endswith("03")} == {
+        lesion.name: str(lesion.grade) for lesion in store.lesions if lesion.person.endswith("03")
+    }
+    (out / "fold-1" / "train" / "forest" / "trees.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"trees\.safetensors"):
         experiment.classify_predict(out, bids, tmp_path / "no", workers=1)
     with pytest.raises(SettingsError, match="training means nothing to it"):
         experiment.classify_train(

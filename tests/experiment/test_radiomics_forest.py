@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
 
-from oligovox.errors import GeometryError, LabelError
+from oligovox.errors import CheckpointError, GeometryError, LabelError
 from oligovox.experiment.radiomics_forest import ForestSettings, RadiomicsForest, lesion_rows
 from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.prepare.radiomics import FEATURES, radiomics
@@ -40,6 +41,27 @@ def test_it_learns_and_is_the_same_for_a_seed() -> None:
     assert (first <= 1).all()
     assert first[truth == 1].min() > first[truth == 0].max()
     assert len(RadiomicsForest(SMALL).fit(rows, grades).predict(unseen[:0])) == 0
+
+
+def test_saved_trees_answer_as_scikit_learns_own(tmp_path: Path) -> None:
+    rows, grades = _lesions(60, 0)
+    unseen, _ = _lesions(20, 1)
+    RadiomicsForest(SMALL).fit(rows, grades).save(tmp_path / "forest", ["sub-1"])
+    loaded = RadiomicsForest.load(tmp_path / "forest")
+    theirs = RandomForestClassifier(40, min_samples_leaf=3, class_weight="balanced_subsample", random_state=0)
+    expected = theirs.fit(rows, grades).predict_proba(unseen)[:, 1]
+    np.testing.assert_allclose(loaded.predict(unseen), expected, rtol=0, atol=1e-12)
+    assert loaded.trained_on == ("sub-1",)
+
+
+@pytest.mark.parametrize("damage", [{"left": 0}, {"right": 10**6}, {"column": 60}, {"root": -1}])
+def test_a_forest_that_would_not_end_is_refused(damage: dict[str, int], tmp_path: Path) -> None:
+    forest = RadiomicsForest(SMALL).fit(*_lesions(20, 0))
+    for name, value in damage.items():
+        forest._nodes[name][0] = value
+    forest.save(tmp_path / "forest", [])
+    with pytest.raises(CheckpointError, match="no trees over 60 columns"):
+        RadiomicsForest.load(tmp_path / "forest")
 
 
 def test_unknown_grades_are_left_out() -> None:

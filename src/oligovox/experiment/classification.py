@@ -2,7 +2,7 @@
 
     RUN/classify.json            settings, folds, hash of the lesion store; finished or not
     RUN/fold-1/pretrain/         a run folder, where there is a start (RUN/pretrain/ for a transductive one)
-    RUN/fold-1/train/            a run folder; train/model is the checkpoint with the highest validation PR-AUC; none of a forest
+    RUN/fold-1/train/            a run folder; train/model is the checkpoint with the highest validation PR-AUC; of a forest train/forest alone
     RUN/fold-1/fold.json         threshold and validation scores
     RUN/fold-1/predictions.tsv   the tested people's lesions
     RUN/predictions.tsv          those of all folds: out of fold, once every lesion of people with a graded one (nobody else is in a fold)
@@ -154,7 +154,10 @@ class _Run:
             return [dict(row) for row in read_tsv(home / "predictions.tsv")]
         train = [lesion for lesion in self.store.of(fold.train) if lesion.grade >= 0]
         watched = [lesion for lesion in self.store.of(fold.validation) if lesion.grade >= 0]
-        answer = self._forest(train) if self.chosen.method == FOREST else self._network(home, fold, train, watched)
+        if self.chosen.method == FOREST:
+            answer = self._forest(home, fold, train)
+        else:
+            answer = self._network(home, fold, train, watched)
         threshold = best_threshold(answer(watched), [lesion.grade for lesion in watched])
         test = self.store.of(fold.test)
         rows = prediction_rows(test, answer(test), np.full(len(test), threshold), number)
@@ -162,10 +165,11 @@ class _Run:
         write_json(home / "fold.json", {"threshold": threshold, "people": asdict(fold)})
         return rows
 
-    def _forest(self, train: Sequence[StoredLesion]) -> _Answer:
-        """What a forest, fitted on these lesions, says of others."""
+    def _forest(self, home: Path, fold: Fold, train: Sequence[StoredLesion]) -> _Answer:
+        """What a forest, fitted on these lesions and kept, says of others."""
         forest = RadiomicsForest(self._forest_settings)
         forest.fit(self._measured(train), [lesion.grade for lesion in train])
+        forest.save(home / "train" / "forest", fold.train)
         return lambda lesions: forest.predict(self._measured(lesions))
 
     def _measured(self, lesions: Sequence[StoredLesion]) -> NDArray[np.float64]:

@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 
 from oligovox.cohort.bids import PREDICTIONS as DATASET
 from oligovox.engine.log import say
-from oligovox.engine.model import read_description
 from oligovox.engine.runtime import Hardware, Runtime
 from oligovox.errors import CheckpointError
 from oligovox.experiment.classification import PREDICTIONS, prediction_rows
 from oligovox.experiment.classification_page import lesion_views
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.lesion_cohorts import AUTO, read_exams
-from oligovox.experiment.radiomics_forest import FOREST
+from oligovox.experiment.radiomics_forest import FOREST, RadiomicsForest, lesion_rows
 from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import predict
 from oligovox.files import atomic_file, check_writable, read_json, write_json, write_tsv
@@ -91,14 +90,15 @@ def classify_predict(
         given = {name: Path(path) for name, path in made["files"].items()}
     exams = read_exams(data, masks=given, mask=mask, grades=AUTO, people=people)
     store = extract_lesions(exams, plan, out / "lesions", workers=workers, progress=show("extract"), empty_ok=True)
-    probability = _probability(models, store, int(about["settings"]["patch"]), Runtime(hardware))
+    if about["settings"]["method"] == FOREST:
+        probability, seen_in_training = _by_forests(models, store)
+    else:
+        probability, seen_in_training = _by_networks(models, store, int(about["settings"]["patch"]), Runtime(hardware))
     threshold = float(np.mean([read_json(model.parents[1] / "fold.json")["threshold"] for model in models]))
     rows = prediction_rows(store.lesions, probability, np.full(len(store), threshold), None)
     files = {exam.case.name: str(_write(out, store, exam.case.name, rows, run)) for exam in exams}
     write_tsv(out / "predictions.tsv", rows, PREDICTIONS)
-    if seen := {exam.case.person for exam in exams} & {
-        p for model in models for p in read_description(model).trained_on
-    }:
+    if seen := {exam.case.person for exam in exams} & seen_in_training:
         say(
             f"the classifiers have seen {len(seen)} of these people, first {min(seen)}: what they say of them proves nothing"
         )
@@ -126,26 +126,33 @@ def _finished(run: Path) -> tuple[dict[str, Any], list[Path]]:
         raise CheckpointError(
             f"{run}: training was not finished; run the same `oligovox classify train` again, it goes on"
         )
-    if about["settings"]["method"] == FOREST:
-        raise CheckpointError(
-            f"{run}: a run of {FOREST}, which saves no model for new patients; give a run of a network, such as lesion_classification"
-        )
-    return about, [run / f"fold-{number}" / "train" / "model" for number in range(1, len(about["folds"]) + 1)]
+    kind = "forest" if about["settings"]["method"] == FOREST else "model"
+    return about, [run / f"fold-{number}" / "train" / kind for number in range(1, len(about["folds"]) + 1)]
 
 
-def _probability(models: Sequence[Path], store: LesionStore, patch: int, runtime: Runtime) -> NDArray[np.float64]:
-    """Mean over the models."""
-    total = np.zeros(len(store))
+def _by_forests(folders: Sequence[Path], store: LesionStore) -> tuple[NDArray[np.float64], set[str]]:
+    """Mean over the folds' forests, and whom they have learned from."""
+    forests = [RadiomicsForest.load(folder) for folder in folders]
+    rows = lesion_rows(store.lesions, store.plan, forests[0].settings.bin_ppb)
+    people = {person for forest in forests for person in forest.trained_on}
+    return np.mean([forest.predict(rows) for forest in forests], axis=0), people
+
+
+def _by_networks(
+    models: Sequence[Path], store: LesionStore, patch: int, runtime: Runtime
+) -> tuple[NDArray[np.float64], set[str]]:
+    """Mean over the folds' networks, and whom they have learned from."""
+    total, people = np.zeros(len(store)), set[str]()
     for model in models:
         network, description = load_network(model)
         if description.kind != "classification":
             raise CheckpointError(f"{model}: a model of kind {description.kind}, expected a classifier of lesions")
+        people.update(description.trained_on)
         total += predict_lesions(
             network.to(runtime.device), store.lesions,
             patch=patch, spacing=store.plan.spacing, device=runtime.device, bf16=runtime.precision == "bf16-mixed",
         )  # fmt: skip
-    chance: NDArray[np.float64] = total / len(models)
-    return chance
+    return total / len(models), people
 
 
 def _write(out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str, Any]], run: Path) -> Path:

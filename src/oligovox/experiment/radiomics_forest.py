@@ -10,19 +10,29 @@ Deviates: QSM in place of phase; the sixty numbers of `prepare/radiomics.py`; cl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from oligovox.errors import GeometryError, LabelError
+from oligovox.engine.checkpoint import read_object, read_tensors, write_tensors
+from oligovox.errors import CheckpointError, GeometryError, LabelError
+from oligovox.files import atomic_folder, hash_file, write_json
 from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.prepare.radiomics import FEATURES, radiomics
-from oligovox.settings import Settings
+from oligovox.settings import Settings, parse
 
 FOREST = "radiomics_forest"
 """Its name among the classifiers; no method of the catalogue, for it has no gradient."""
+
+
+_FORMAT = "oligovox-forest/1"
+_TODO = "expected a forest written by `oligovox classify train`; train again"
+_WHOLE = ("root", "left", "right", "column")
 
 
 class ForestSettings(Settings):
@@ -55,21 +65,20 @@ def lesion_rows(lesions: Sequence[StoredLesion], plan: LesionPlan, bin_ppb: floa
 class RadiomicsForest:
     """Fitted on rows of numbers, one a lesion, such as `lesion_rows` gives.
 
+    What is fitted is kept as plain arrays over the nodes of all trees: `root` (t), and of each node (n) `left` and `right` child (-1 in a leaf), `column`
+    and `threshold` of its question, `share` of Rim+ in it.
+
     Args:
         settings: of the forest.
+
+    Attributes:
+        trained_on: people whose lesions it has learned from, where a file says so.
     """
 
     def __init__(self, settings: ForestSettings | None = None) -> None:
-        from sklearn.ensemble import RandomForestClassifier  # takes a second, and only this needs it
-
-        chosen = settings or ForestSettings()
-        self._forest: Any = RandomForestClassifier(
-            n_estimators=chosen.trees,
-            min_samples_leaf=chosen.leaf,
-            class_weight="balanced_subsample",
-            random_state=chosen.seed,
-            n_jobs=1,
-        )
+        self.settings = settings or ForestSettings()
+        self.trained_on: tuple[str, ...] = ()
+        self._nodes: dict[str, NDArray[Any]] = {}
         self._columns = 0
 
     def fit(self, rows: NDArray[np.float64], grades: Sequence[int]) -> RadiomicsForest:
@@ -90,8 +99,17 @@ class RadiomicsForest:
             raise LabelError(
                 f"forest: grades {classes.tolist()} among {int(known.sum())} graded lesions; it needs both classes, so grade more lesions"
             )
-        self._columns = rows.shape[1]
-        self._forest.fit(rows[known], np.asarray(grades)[known])
+        from sklearn.ensemble import RandomForestClassifier  # takes a second, and only this needs it
+
+        forest: Any = RandomForestClassifier(
+            n_estimators=self.settings.trees,
+            min_samples_leaf=self.settings.leaf,
+            class_weight="balanced_subsample",
+            random_state=self.settings.seed,
+            n_jobs=1,
+        )
+        forest.fit(rows[known], np.asarray(grades)[known])
+        self._columns, self._nodes = rows.shape[1], _nodes([tree.tree_ for tree in forest.estimators_])
         return self
 
     def predict(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,5 +125,75 @@ class RadiomicsForest:
             raise GeometryError(
                 f"forest: rows of shape {rows.shape}; expected {self._columns} numbers a lesion, as it was fitted on"
             )
-        found: NDArray[np.float64] = self._forest.predict_proba(rows)[:, 1] if len(rows) else np.zeros(0)
+        nodes, asked = self._nodes, rows.astype(np.float32)  # thresholds were chosen between numbers of this precision
+        at = np.repeat(nodes["root"][None], len(rows), axis=0)
+        while (inner := nodes["left"][at] >= 0).any():
+            below = np.take_along_axis(asked, nodes["column"][at], axis=1) <= nodes["threshold"][at]
+            at = np.where(inner, np.where(below, nodes["left"][at], nodes["right"][at]), at)
+        found: NDArray[np.float64] = nodes["share"][at].mean(axis=1)
         return found
+
+    def save(self, folder: Path, trained_on: Sequence[str]) -> None:
+        """Write `forest.json` and `trees.safetensors`; the folder lands whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with atomic_folder(folder) as temporary:
+            path = temporary / "trees.safetensors"
+            write_tensors(path, {name: torch.from_numpy(array) for name, array in self._nodes.items()})
+            about = {"format": _FORMAT, "settings": self.settings.model_dump(), "columns": self._columns}
+            told = {"trained_on": list(trained_on), "sha256": hash_file(path), "version": version("oligovox")}
+            write_json(temporary / "forest.json", about | told)
+
+    @classmethod
+    def load(cls, folder: Path) -> RadiomicsForest:
+        """Read what `save` wrote. Runs nothing that the folder holds.
+
+        Raises:
+            CheckpointError: a file is missing, changed or not a forest.
+        """
+        about, path = read_object(folder / "forest.json", _TODO), folder / "trees.safetensors"
+        nodes = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+        if about.get("format") != _FORMAT or about.get("sha256") != hash_file(path):
+            raise CheckpointError(f"{folder}: forest.json and trees.safetensors are not of one forest; {_TODO}")
+        forest = cls(parse(ForestSettings, about.get("settings", {}), str(folder / "forest.json")))
+        forest._nodes, forest._columns = nodes, int(about.get("columns", 0))
+        forest.trained_on = tuple(about.get("trained_on", ()))
+        if not _is_forest(nodes, forest._columns):
+            raise CheckpointError(f"{path}: its arrays are no trees over {forest._columns} columns; {_TODO}")
+        return forest
+
+
+def _nodes(trees: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    """scikit-learn's trees, one after the other."""
+    root = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1]
+    child = {
+        key: [np.where(found < 0, -1, found + start) for found, start in zip(children, root, strict=True)]
+        for key, children in (("left", [t.children_left for t in trees]), ("right", [t.children_right for t in trees]))
+    }
+    return {
+        "root": root,
+        **{key: np.concatenate(parts) for key, parts in child.items()},
+        "column": np.concatenate([np.maximum(tree.feature, 0) for tree in trees]),
+        "threshold": np.concatenate([tree.threshold for tree in trees]),
+        "share": np.concatenate([tree.value[:, 0, 1] / tree.value[:, 0].sum(axis=1) for tree in trees]),
+    }
+
+
+def _is_forest(nodes: dict[str, NDArray[Any]], columns: int) -> bool:
+    """Children come after their parent, so that every way ends, and all is where it should be."""
+    if set(nodes) != {*_WHOLE, "threshold", "share"} or any(array.ndim != 1 for array in nodes.values()):
+        return False
+    count = len(nodes["left"])
+    if any(len(nodes[key]) != count for key in set(nodes) - {"root"}) or not len(nodes["root"]):
+        return False
+    if any(nodes[key].dtype != np.int64 for key in _WHOLE):
+        return False
+    left, right, own = nodes["left"], nodes["right"], np.arange(count)
+    inner = (left > own) & (left < count) & (right > own) & (right < count)
+    leaf = (left == -1) & (right == -1)
+    inside = all(
+        ((nodes[key] >= 0) & (nodes[key] < most)).all() for key, most in (("root", count), ("column", columns))
+    )
+    return bool((inner | leaf).all() and inside)
