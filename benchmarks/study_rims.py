@@ -44,7 +44,8 @@ START = (
     "pretrain.training.threads=1",
 )
 COMMON = (*SIZE, "training.threads=1", "training.tensorboard=off")
-RATES = ("3e-4", "1e-3", "3e-3")
+RATES = {"no start": ("3e-4", "1e-3", "3e-3"), "ResNet-18": ("3e-4", "1e-3"), "RimNet": ("3e-4", "1e-3")}
+"""Arms whose rate is chosen on people for development, and what is tried."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Arm:
     lr: str = "1e-3"
     network: bool = True
 
-    def settings(self, lr=None, folds=None):
+    def settings(self, lr=None, more=()):
         """As `oligovox classify train` would read them."""
         rate = float(lr or self.lr)
         said = [*self.changes]
@@ -71,7 +72,7 @@ class Arm:
                 said.append(f"pretrain.training.lr={rate / 2:g}")
         elif QUICK:
             said.append("folds=2")
-        return changed(Classify, said + ([f"folds={folds}"] if folds else []), "classify")
+        return changed(Classify, [*said, *more], "classify")
 
 
 def resnet(*more):
@@ -98,7 +99,6 @@ ARMS = {
     **{f"FRODO, {n} people": Arm((*FRODO, *START, f"labels={n}")) for n in (5, 10, 20, 40)},
     **{f"forest, {n} people": Arm(("method=radiomics_forest", f"labels={n}"), network=False) for n in (5, 10, 20, 40)},
 }  # fmt: skip
-TUNED = ("no start", "ResNet-18", "RimNet")
 
 
 def lesions_of(which, out, workers):
@@ -147,9 +147,12 @@ def done(out, which, jobs, workers):
 
 
 def tune(chosen):
-    """Two folds of people for development: validation PR-AUC of each rate."""
+    """Two folds of people for development and half of the steps: PR-AUC of each rate."""
     lesions_of("tune", chosen.out, chosen.workers)
-    jobs = [(f"tune {name} {rate}", ARMS[name].settings(rate, folds=2)) for name in TUNED for rate in RATES]
+    short = ("folds=2", f"training.steps={1 if QUICK else 150}")
+    jobs = [
+        (f"tune {name} {rate}", ARMS[name].settings(rate, short)) for name, rates in RATES.items() for rate in rates
+    ]
     done(chosen.out, "tune", jobs, chosen.workers)
     found = {}
     for name, _ in jobs:
