@@ -3,7 +3,7 @@ of study_rims.md, which has the plan.
 
     OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER [--workers 2] [--tune] [--arms NAME …] [--collect]
 
-Start it again to resume: what is finished is kept. `--tune` compares learning rates on people for development. `--quick` is a few coarse people, two folds
+Start it again to resume: what is finished is kept, and arms that another folder finished are taken from studies/rims.predictions.tsv. `--tune` compares learning rates on people for development. `--quick` is a few coarse people, two folds
 and two steps, to see that it works; nothing is written but to FOLDER.
 """
 
@@ -14,18 +14,21 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common import QUICK, machine, progress, versions
-from oligovox.experiment import classify_evaluate, classify_extract, classify_train
+from oligovox.experiment import classify_extract, classify_train
 from oligovox.experiment.budget_claims import claimed
 from oligovox.experiment.classification_recipe import Classify
 from oligovox.experiment.recipe import changed
 from oligovox.experiment.verbs import simulate
-from oligovox.files import read_json, write_json
-from oligovox.metrics.protocols.prl import MAIN
+from oligovox.files import read_json, read_tsv, write_json, write_tsv
+from oligovox.metrics.lesion_curves import reliability
+from oligovox.metrics.protocols.prl import MAIN, Settings, lesion_differences, lesion_intervals
 
 RESULT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).with_suffix(".md")
+TABLE = RESULT.parent / "studies" / "rims.predictions.tsv"
 BEGIN, END = "<!-- tables: written by study_rims.py -->", "<!-- end of the tables -->"
 
 COHORTS = {"tune": (24, 1700), "study": (88, 1701)}
@@ -162,35 +165,57 @@ def tune(chosen):
     write_json(chosen.out / "tuned.json", found)
 
 
-def collect(chosen):
-    """Scores, and differences from FRODO, of what is finished."""
-    runs, rows = chosen.out / "runs", {}
-    for name, arm in ARMS.items():
-        if not (runs / name / "seconds.json").is_file():
+def predictions_of(out, before):
+    """Lesion → its row, with a column an arm; thresholds of each arm by fold; CPU seconds. What is finished, and what `before` knows of other arms."""
+    rows = {row["lesion"]: dict(row) for row in read_tsv(TABLE)} if before else {}
+    limits = {name: arm["thresholds"] for name, arm in before.get("arms", {}).items()}
+    seconds = {name: arm["cpu_seconds"] for name, arm in before.get("arms", {}).items()}
+    for name in ARMS:
+        run = out / "runs" / name
+        if not (run / "seconds.json").is_file():
             continue
-        scores = read_json(runs / name / "scores.json")
-        row = {
-            "settings": arm.settings().model_dump(mode="json", exclude_unset=True),
-            "cpu_seconds": read_json(runs / name / "seconds.json")["cpu"],
-        }
-        row |= {
-            "scores": {metric: scores["scores"]["lesion"][metric] for metric in MAIN},
-            "ece": scores["calibration"]["ece"],
-        }
-        row["people"] = {"at_least_one": scores["scores"]["patient_1"], "count": scores["scores"]["count"]}
-        if name != "FRODO" and (runs / "FRODO" / "seconds.json").is_file():
-            classify_evaluate(runs / "FRODO", chosen.out / "compared" / name, against=runs / name)
-            compared = read_json(chosen.out / "compared" / name / "scores.json")["difference"]["lesion"]
-            row["frodo_minus"] = {metric: compared[metric] for metric in MAIN}
-        rows[name] = row
+        seconds[name], limits[name] = read_json(run / "seconds.json")["cpu"], {}
+        for row in read_tsv(run / "predictions.tsv"):
+            if row["grade"] in ("0", "1"):
+                about = {key: row[key] for key in ("lesion", "person", "fold", "grade")}
+                known = rows.setdefault(row["lesion"], about)
+                if any(known[key] != value for key, value in about.items()):
+                    raise SystemExit(
+                        f"{TABLE}: {row['lesion']} has another person, fold or grade than in {run}; the cohort is another one"
+                    )
+                known[name], limits[name][row["fold"]] = f"{float(row['probability']):.5f}", float(row["threshold"])
+    return [rows[lesion] for lesion in sorted(rows)], limits, seconds
+
+
+def collect(chosen):
+    """Scores, and differences from FRODO, of what is finished here or was before."""
+    before = read_json(RESULT) if RESULT.is_file() and not QUICK else {}
+    rows, limits, seconds = predictions_of(chosen.out, before)
+    truth, people = np.array([int(row["grade"]) for row in rows]), [row["person"] for row in rows]
+    said = {name: np.array([float(row[name]) for row in rows]) for name in limits}
+    called = {name: np.array([limits[name][row["fold"]] for row in rows]) for name in limits}
+    arms = {}
+    for name in (name for name in ARMS if name in limits):
+        found = lesion_intervals(said[name], truth, people, Settings(), seed=0, thresholds=called[name])
+        arms[name] = {
+            "settings": ARMS[name].settings().model_dump(mode="json", exclude_unset=True), "cpu_seconds": seconds[name], "thresholds": limits[name],
+            "scores": {metric: found["lesion"][metric].as_row() for metric in MAIN}, "ece": reliability(said[name], truth).ece,
+            "people": {region: {metric: estimate.as_row() for metric, estimate in found[region].items()} for region in ("patient_1", "count")},
+        }  # fmt: skip
+        if name != "FRODO" and "FRODO" in limits:
+            less = lesion_differences(
+                said["FRODO"], said[name], truth, people, Settings(), seed=0, thresholds=(called["FRODO"], called[name])
+            )
+            arms[name]["frodo_minus"] = {metric: less["lesion"][metric].as_row() for metric in MAIN}
     result = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER --workers 2", "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(), "versions": versions(), "cohort": read_json(chosen.out / "study.json"), "arms": rows,
+        "machine": machine(), "versions": versions(), "cohort": read_json(chosen.out / "study.json"), "people": len(set(people)), "arms": arms,
     }  # fmt: skip
     tuned = chosen.out / "tuned.json"
-    result |= {"tuned": read_json(tuned)} if tuned.is_file() else {}
+    result["tuned"] = before.get("tuned", {}) | (read_json(tuned) if tuned.is_file() else {})
     write_json(chosen.out / RESULT.name if QUICK else RESULT, result)
-    table = tables(rows)
+    write_tsv(chosen.out / TABLE.name if QUICK else TABLE, rows, ("lesion", "person", "fold", "grade", *arms))
+    table = tables(arms)
     if not QUICK:
         text = PAGE.read_text(encoding="utf-8")
         PAGE.write_text(text[: text.index(BEGIN)] + f"{BEGIN}\n\n{table}\n{text[text.index(END) :]}", encoding="utf-8")

@@ -17,9 +17,9 @@ from oligovox.sample.lesions import lesion_batch
 
 @pytest.fixture
 def lesions(tmp_path: Path) -> list[StoredLesion]:
-    """Five lesions; in the QSM of the k-th one voxel of the lesion is k."""
-    image, seen = np.zeros((5, 2, 8, 8, 8), np.float16), np.zeros((5, 8, 8, 8), np.uint8)
-    image[:, 0, 3, 4, 5] = np.arange(5)
+    """Five lesions; in the QSM of the k-th one voxel of the lesion is k for the network."""
+    image, seen = np.full((5, 2, 8, 8, 8), 0.5, np.float16), np.zeros((5, 8, 8, 8), np.uint8)
+    image[:, 0, 3, 4, 5] += np.arange(5) / 2
     seen[:, 1:7, 1:7, 1:7] = 1
     seen[:, 3, 4, 5] = 2
     np.save(tmp_path / "image.npy", image)

@@ -88,15 +88,19 @@ def test_patches_hold_the_voxels_around_each_lesion(tmp_path: Path) -> None:
         np.testing.assert_array_equal(seen == 2, mask[box] * ndimage.label(mask)[0][box].astype(bool) * (seen == 2))
         assert (seen == 2).sum() == lesion.volume_mm3 == 27
         expected = np.clip((qsm[box] + 300) / 600, 0, 1)
-        np.testing.assert_allclose(image[0], np.where(seen > 0, expected, 0), atol=5e-4)
-        assert not image[:, seen == 0].any()
+        np.testing.assert_allclose(image[0], np.where(seen > 0, expected, 0.5), atol=5e-4)
+        assert (image[:, seen == 0] == 0.5).all()
     assert not centres
     low, high = np.percentile(np.concatenate(around), [0.5, 99.5])
     for lesion in store.lesions:
         centre = np.rint(np.array(lesion.position_mm) - AFFINE[:3, 3]).astype(int)
         box = tuple(slice(c + 16 - 8, c + 16 + 8) for c in centre)
         expected = np.clip((flair[box] - low) / (high - low), 0, 1)
-        np.testing.assert_allclose(lesion.image()[1], np.where(lesion.seen() > 0, expected, 0), atol=5e-4)
+        np.testing.assert_allclose(lesion.image()[1], np.where(lesion.seen() > 0, expected, 0.5), atol=5e-4)
+    release = PLAN.model_copy(update={"outside": "zero"})
+    for lesion in extract(exam, out=tmp_path / "release", plan=release).lesions:
+        assert not lesion.image()[:, lesion.seen() == 0].any()
+        assert lesion.image()[0, 8, 8, 8] == store.named(lesion.name).image()[0, 8, 8, 8]
 
 
 def test_a_lesion_at_the_border_is_padded_with_nothing(tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ def test_a_lesion_at_the_border_is_padded_with_nothing(tmp_path: Path) -> None:
     edge = next(lesion for lesion in store.lesions if lesion.position_mm[0] == AFFINE[0, 3] + 2)
     assert not edge.seen()[:6].any()
     assert (edge.seen()[6, 7:10, 7:10] > 0).all()
-    assert not edge.image()[:, :6].any()
+    assert (edge.image()[:, :6] == 0.5).all()
 
 
 def test_what_reaches_out_of_a_patch_is_dilated_back_into_it(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from oligovox.sample.lesions import LesionSource
 from oligovox.sample.turns import Turns, turned
 from oligovox.settings import parse
 
-FORMAT = 1
+FORMAT = 2
 PREDICTIONS = (
     *("lesion", "person", "fold", "grade", "uncertain", "probability", "threshold", "called"),
     *("exam", "number", "x", "y", "z", "volume_mm3"),

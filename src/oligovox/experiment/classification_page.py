@@ -21,7 +21,7 @@ SHOWN, EXPLAINED = 24, 6
 """Lesions drawn, and of these, from the first on, those whose answer is explained."""
 
 _CUBE_MM = 6.0  # side of what is hidden at once: wider than a rim, narrower than most lesions
-_NEUTRAL = (0.5,)  # 0 ppb; FLAIR is not hidden
+_NEUTRAL = (0.0,)  # 0 ppb; FLAIR is not hidden
 
 
 def draw_page(

@@ -24,7 +24,7 @@ from oligovox.cohort.bids import PREDICTIONS as DATASET
 from oligovox.engine.log import say
 from oligovox.engine.runtime import Hardware, Runtime
 from oligovox.errors import CheckpointError
-from oligovox.experiment.classification import PREDICTIONS, prediction_rows
+from oligovox.experiment.classification import FORMAT, PREDICTIONS, prediction_rows
 from oligovox.experiment.classification_page import lesion_views
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.lesion_cohorts import AUTO, read_exams
@@ -122,6 +122,8 @@ def _finished(run: Path) -> tuple[dict[str, Any], list[Path]]:
     if not table.is_file():
         raise CheckpointError(f"{run}: no classify.json in it; expected a run folder of `oligovox classify train`")
     about: dict[str, Any] = read_json(table)
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{table}: a run of format {about.get('format')}, expected {FORMAT}; train again")
     if not about.get("finished"):
         raise CheckpointError(
             f"{run}: training was not finished; run the same `oligovox classify train` again, it goes on"

@@ -70,7 +70,7 @@ def occlusion(
         batch: on the CPU.
         sample: which lesion of it.
         side: of the cubes, voxels.
-        neutral: what hides each sequence: 0 ppb is 0.5 in QSM.
+        neutral: what hides each sequence: 0 ppb is 0 in QSM.
         at_once: cubes looked at together.
 
     Source: Zeiler and Fergus 2014, arXiv 1311.2901.

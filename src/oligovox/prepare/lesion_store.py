@@ -2,7 +2,7 @@
 
     LESIONS/lesions.json                 plan, format version, names of the exams, finished or not
     LESIONS/lesions.tsv                  one row a lesion: where it is, how large, its grade
-    LESIONS/cases/<exam>/image.npy       float16 (n, 2, s, s, s): QSM and FLAIR in [0, 1], x, y, z in RAS; 0 outside what is seen
+    LESIONS/cases/<exam>/image.npy       float16 (n, 2, s, s, s): QSM and FLAIR in [0, 1], x, y, z in RAS; 0.5 outside what is seen
                          seen.npy        uint8 (n, s, s, s): 0 outside, 1 around the lesion, 2 the lesion
                          lesions.nii.gz  int16, the lesions' numbers on the exam's own grid
                          case.json       the rows of the table, hashes of the files, what was done
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,7 +28,7 @@ from oligovox.prepare.lesion_masks import LesionRule
 from oligovox.prepare.susceptibility import Units
 from oligovox.settings import Settings, parse
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout above and of what is computed; another number means: extract again."""
 
 SEQUENCES = ("QSM", "FLAIR")
@@ -48,7 +48,11 @@ class LesionPlan(Settings):
     patch: int = Field(64, ge=4, multiple_of=2, description="side of a patch, voxels")
     lesions: LesionRule = LesionRule()
     grades: GradeRule = GradeRule()
-    masked: bool = Field(True, description="0 in both sequences outside the lesion and what is around it")
+    masked: bool = Field(True, description="show nothing but the lesion and what is around it")
+    outside: Literal["neutral", "zero"] = Field(
+        "neutral",
+        description="what is not seen, between 0 and 1: neutral: 0.5, which is 0 ppb; zero: 0 as in FRODO's release, an edge ten times as strong as a rim",
+    )
     qsm_ppb: float = Field(300.0, gt=0, description="QSM from minus to plus this becomes 0 to 1, ppb")
     qsm_units: Units = Field("auto", description="of the QSM files; auto: by the sidecar, else by the values")
     flair_percentiles: tuple[float, float] = Field(

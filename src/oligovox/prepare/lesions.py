@@ -2,12 +2,13 @@
 
 QSM, FLAIR and mask lie on one grid (axis order and flips aside); they are resampled together where the patches have another voxel size, the images
 by a cubic spline, the lesions by the nearest voxel. QSM has one fixed scale, since its values mean something; FLAIR is scaled by percentiles pooled
-over the patches of the exam, of voxels inside the field of view that are not 0 (neither padding nor a stripped skull). What is not seen becomes 0
-after that, so 0 ppb is 0.5 and the edge of the mask can be seen. Patches that leave the volume are padded with 0.
+over the patches of the exam, of voxels inside the field of view that are not 0 (neither padding nor a stripped skull). What is not seen, and what lies
+outside the volume, becomes 0.5 after that: 0 ppb, and the middle of FLAIR's range.
 
 Source: data/README.md and frodo/dataset.py of veronicapignedoli/FRODO, arXiv 2606.16756, and its earlier patches_extraction.py.
 Deviates: FLAIR percentiles are pooled over an exam where the release pools over a participant: a scanner's scale is that of a visit.
-    Padding and zeros do not count in them. See `lesion_masks` and `lesion_grades`.
+    Padding and zeros do not count in them. What is not seen is 0 in the release (`outside: zero`): an edge ten times as strong as a rim, and a network looks at
+    it first (docs/methods/lesion_classification.md). See `lesion_masks` and `lesion_grades`.
 """
 
 from __future__ import annotations
@@ -264,7 +265,8 @@ def _cut(loaded: _Loaded, numbers: Numbers, volumes: NDArray[np.float64], plan: 
     centres = np.rint(_centres(numbers, len(volumes)) @ back[:3, :3].T + back[:3, 3]).astype(int)
     side, count = plan.patch, len(volumes)
     seen = np.zeros((count, side, side, side), np.uint8)
-    image = np.zeros((count, len(SEQUENCES), side, side, side), np.float16)
+    unseen = 0.5 if plan.outside == "neutral" else 0.0
+    image = np.full((count, len(SEQUENCES), side, side, side), unseen, np.float16)
     boxes = [_overlap(centre - side // 2, side, fine.shape) for centre in centres]
     scale = _flair_scale(flair, boxes, plan)
     qsm01 = np.clip(qsm / (2 * plan.qsm_ppb) + 0.5, 0, 1)
@@ -280,7 +282,7 @@ def _cut(loaded: _Loaded, numbers: Numbers, volumes: NDArray[np.float64], plan: 
         for channel, array in enumerate((qsm01, flair01)):
             image[i, channel][into] = array[out_of]
         if plan.masked:
-            image[i] *= seen[i] > 0
+            image[i][:, seen[i] == 0] = unseen
     return _Cut(image, seen, scale)
 
 

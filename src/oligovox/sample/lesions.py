@@ -83,14 +83,14 @@ class LesionSource:
 def lesion_batch(lesions: Sequence[StoredLesion], patch: int, spacing: float, *, use_grades: bool = True) -> Batch:
     """These lesions as one batch, on the CPU.
 
-    `image` is QSM and FLAIR in [0, 1], `foreground` what is seen of the patch, `label` 1 in the lesion and 0 elsewhere, `grade` 1, 0 or -1.
+    `image` is QSM and FLAIR in [-1, 1], where 0 is 0 ppb, the middle of FLAIR's range, and what is not seen; `foreground` what is seen of the patch, `label` 1 in the lesion and 0 elsewhere, `grade` 1, 0 or -1.
     """
     start = (lesions[0].seen().shape[0] - patch) // 2
     middle = (slice(start, start + patch),) * 3
     image = np.stack([lesion.image()[(slice(None), *middle)] for lesion in lesions])
     seen = torch.from_numpy(np.stack([lesion.seen()[middle] for lesion in lesions]))
     return Batch(
-        image=torch.from_numpy(image).float(),
+        image=2 * torch.from_numpy(image).float() - 1,
         present=torch.ones(len(lesions), len(SEQUENCES), dtype=torch.bool),
         foreground=(seen > 0)[:, None],
         spacing=torch.full((len(lesions), 3), spacing),

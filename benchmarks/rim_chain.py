@@ -1,0 +1,90 @@
+"""From a patient's images to rims: what predicted lesion masks lose against true ones, and how long a patient takes → rim_chain.json beside this file.
+
+    OMP_NUM_THREADS=1 python benchmarks/rim_chain.py --rims FOLDER_OF_STUDY_RIMS --out FOLDER
+
+Needs `study_rims.py` with its people for development (who teach where lesions are) and its arm FRODO (which says what they are). The patients are others,
+of seed 1702. Simulated people; nothing here is clinical.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from common import machine, progress, versions
+from oligovox.engine.fit import Training
+from oligovox.engine.runtime import Hardware
+from oligovox.experiment import classify_extract, classify_predict
+from oligovox.experiment.classification_scores import classify_evaluate
+from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.experiment.verbs import finetune, prepare, simulate
+from oligovox.files import read_json, read_tsv, write_json
+from oligovox.metrics.protocols.prl import MAIN
+
+RESULT = Path(__file__).with_suffix(".json")
+PATIENTS, SEED = 8, 1702
+SEQUENCES = ("FLAIR", "QSM")
+STEPS, LR, PATCH = 1000, 9e-3, (32, 32, 32)
+SIMULATED = ("sequences=[FLAIR,QSM]",)
+
+
+def segmenter(rims, out):
+    """Where lesions are, from the people for development."""
+    prepare(rims / "tune_people", out / "store", modalities=SEQUENCES, spacing=(1.0, 1.0, 1.0), workers=2)
+    training = Training(steps=STEPS, lr=LR, threads=1, channels_last=True, tensorboard="off")
+    network = NetworkChoice(name="resenc", settings={"preset": "tiny"})
+    return finetune(out / "store", out / "segmenter", stage=Finetune(patch=PATCH, training=training), network=network)
+
+
+def asked(run, people, out, *, masks_from=None):
+    """Classify every patient, one by one as a clinic would; seconds of each."""
+    seconds = []
+    for number in range(1, PATIENTS + 1):
+        begun = time.perf_counter()
+        classify_predict(
+            run, people, out / f"{number:03d}",
+            segmenter=masks_from, people=[f"{number:03d}"], page=False, workers=1, hardware=Hardware(threads=1),
+        )  # fmt: skip
+        seconds.append(round(time.perf_counter() - begun, 2))
+    return seconds
+
+
+def found(run, people, out, segment):
+    """Scores of all patients with these masks, and what of their rims the masks miss."""
+    said = classify_predict(run, people, out / "all", segmenter=segment, page=False, workers=1)
+    masks = out / "all" / "segmentation" if segment else None
+    cut = classify_extract(people, out / "graded", masks=masks, workers=1, changes=("lesions.min_volume_mm3=110",))
+    classify_evaluate(out / "all", out / "scores", lesions=out / "graded")
+    scores = read_json(out / "scores" / "scores.json")
+    rows = read_tsv(out / "all" / "predictions.tsv")
+    return {
+        "lesions": len(rows), "called": said["called"], "rim_plus": cut["rim_plus"], "rim_minus": cut["rim_minus"],
+        "rims_without_lesion": scores["missed_rims"], "scores": {metric: scores["scores"]["lesion"][metric] for metric in MAIN},
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rims", type=Path, required=True, help="folder of study_rims.py")
+    parser.add_argument("--out", type=Path, required=True)
+    chosen = parser.parse_args()
+    out, run = chosen.out.resolve(), chosen.rims.resolve() / "runs" / "FRODO"
+    out.mkdir(parents=True, exist_ok=True)
+    people = out / "patients"
+    simulate(people, preset="rim", subjects=PATIENTS, seed=SEED, changes=SIMULATED, workers=1)
+    model = segmenter(chosen.rims.resolve(), out)
+    progress("masks")
+    result = {
+        "command": "OMP_NUM_THREADS=1 python benchmarks/rim_chain.py --rims FOLDER --out FOLDER", "machine": machine(), "versions": versions(), "patients": PATIENTS,
+        "true_masks": found(run, people, out / "true", None), "predicted_masks": found(run, people, out / "predicted", model),
+    }  # fmt: skip
+    for name, masks in (("true_masks", None), ("predicted_masks", model)):
+        seconds = asked(run, people, out / f"{name}_one_by_one", masks_from=masks)
+        result[name]["seconds_a_patient"] = {"median": float(np.median(seconds)), "highest": max(seconds)}
+    write_json(RESULT, result)
+    progress(str(result))
+
+
+if __name__ == "__main__":
+    main()
