@@ -185,6 +185,21 @@ def run(store: LesionStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_changed_step_count_leaves_the_papers_rate_and_decay() -> None:
+    """--steps had brought back the rate and decay of any training."""
+    chosen = settings.parse(
+        Classify, {"training": {"steps": 7}, "pretrain": {"method": "frodo", "training": {"lr": 1e-3}}}, "test"
+    )
+    assert chosen.training == Classify().training.model_copy(update={"steps": 7})
+    assert (chosen.training.lr, chosen.training.weight_decay) == (1e-4, 0.05)
+    assert chosen.pretrain is not None
+    assert (chosen.pretrain.training.steps, chosen.pretrain.training.lr, chosen.pretrain.training.weight_decay) == (
+        2000,
+        1e-3,
+        0.05,
+    )
+
+
 # --- folds -----------------------------------------------------------------------------------------------------------
 
 People = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=6), st.integers(0, 4), min_size=6, max_size=40)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from oligovox import catalogue
 from oligovox.cohort.folds import Fold, draw_folds
@@ -21,13 +21,28 @@ from oligovox.sample.turns import Turns
 from oligovox.settings import Settings, parse
 
 
+_USUAL: dict[str, Any] = {
+    "steps": 4000,
+    "lr": 1e-4,
+    "weight_decay": 0.05,
+    "validate_every": 100,
+    "channels_last": False,
+}
+_START: dict[str, Any] = {"steps": 2000, "lr": 5e-5, "weight_decay": 0.05, "channels_last": False}
+
+
+def _laid_over(usual: dict[str, Any]) -> BeforeValidator:
+    """A section of which a part is given keeps the rest of what is usual here."""
+    return BeforeValidator(lambda given: usual | dict(given) if isinstance(given, Mapping) else given)
+
+
 class PretrainLesions(Settings):
     """Self-supervised start, made anew in each fold from lesions of people who are neither tested nor validated on."""
 
     method: str = Field(description="a pretext of `oligovox methods`")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method's own file")
     batch: Positive = Field(10, description="lesions in a micro-batch")
-    training: Training = Training(steps=2000, lr=5e-5, weight_decay=0.05, channels_last=False)
+    training: Annotated[Training, _laid_over(_START)] = Training(**_START)
     turns: Turns = Turns()
     transductive: bool = Field(
         False,
@@ -54,7 +69,7 @@ class Classify(Settings):
     batch: Positive = Field(16, description="lesions in a micro-batch")
     balanced: bool = Field(True, description="draw Rim+ and Rim− with even chances")
     turns: Turns = Turns()
-    training: Training = Training(steps=4000, lr=1e-4, weight_decay=0.05, validate_every=100, channels_last=False)
+    training: Annotated[Training, _laid_over(_USUAL)] = Training(**_USUAL)
     pretrain: PretrainLesions | None = Field(None, description="self-supervised start; null: from scratch")
     folds: int = Field(5, ge=2, description="of people")
     validation: float = Field(0.2, gt=0, lt=1, description="share of a fold's other people that is validated on")
