@@ -20,7 +20,6 @@ from oligovox.sample.lesions import check_patch
 from oligovox.sample.turns import Turns
 from oligovox.settings import Settings, parse
 
-
 _USUAL: dict[str, Any] = {
     "steps": 4000,
     "lr": 1e-4,
