@@ -39,6 +39,7 @@ SIZE = (
     if QUICK
     else ("patch=32", "batch=16", "training.steps=300", "training.validate_every=50")
 )
+LR = "3e-4"  # of FRODO's network; see study_rims.md
 FRODO = (f"network.settings.preset={'nano' if QUICK else 'cpu'}",)
 START = (
     "pretrain.method=frodo",
@@ -63,7 +64,7 @@ class Arm:
     """
 
     changes: tuple[str, ...] = ()
-    lr: str = "1e-3"
+    lr: str = LR
     network: bool = True
 
     def settings(self, lr=None, more=()):
