@@ -94,3 +94,21 @@ def test_errors_are_one_line_and_exit_with_two(oligovox: Call, phantom: Path, tm
     assert not (tmp_path / "store").exists()
     assert oligovox("simulate", "ms3t", tmp_path / "x", check=2).stderr.strip().endswith("did you mean 'ms-3t'?")
     assert oligovox("prepare", phantom, check=2).returncode == 2
+
+
+def test_a_recipe_is_given_no_option_of_a_folder(oligovox: Call, tmp_path: Path) -> None:
+    """An option that would change nothing is refused."""
+    for option in (("--workers", "2"), ("--hours", "0"), ("--fix",)):
+        refused = oligovox("run", tmp_path / "recipe.yaml", tmp_path / "out", *option, check=2)
+        assert "a recipe says itself what to do" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("plan", "gone"), ("run", "gone", "out", "--task", "lesion")])
+def test_a_folder_that_is_not_there_is_refused_before_torch_is_loaded(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = "import atexit, sys; from oligovox.cli import main; atexit.register(lambda: print('torch' in sys.modules)); main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "gone: no such folder" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,14 @@ import pytest
 from scipy import ndimage
 
 from oligovox.cohort.manifest import Case, Cohort
-from oligovox.errors import SettingsError
+from oligovox.engine.model import read_description
+from oligovox.errors import RunError, SettingsError
+from oligovox.experiment import front_door
+from oligovox.experiment.checking import check_data
 from oligovox.experiment.cohorts import read_cohort
+from oligovox.experiment.final import CAUTION
 from oligovox.experiment.front_door import Asked, is_raw, run_folder
+from oligovox.experiment.verbs import predict
 from oligovox.files import read_tsv, write_tsv
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -264,6 +270,68 @@ def test_in_python_from_a_table_and_what_changes_later_is_noticed(
     nib.save(nib.Nifti1Image(np.roll(np.asanyarray(mask.dataobj), 1, 0), mask.affine), label)
     with pytest.raises(SettingsError, match="sub-01: label changed after this run was planned"):
         run_folder(tmp_path / "exams.tsv", out, asked, workers=1)
+
+
+def test_the_final_model_is_asked_for_later_and_predicts(tmp_path: Path) -> None:
+    changes = tuple(SHORT[i + 1] for i, word in enumerate(SHORT) if word == "--set")
+    asked = Asked(minutes=0.01, changes=changes, raw="never")
+    data, out = nnunet(tmp_path / "data"), tmp_path / "out"
+
+    def model_of(predicted: Path) -> str:
+        (sidecar,) = (path for path in predicted.rglob("*_mask.json") if "store" not in path.parts)
+        return str(json.loads(sidecar.read_text())["ModelHash"])
+
+    run_folder(data, out, asked, workers=1)
+    assert not (out / "run" / "final").exists()
+    assert CAUTION not in (out / "index.html").read_text()
+    reported = model_of(out / "predictions")
+    with pytest.raises(SettingsError, match="was begun with changes"):
+        run_folder(data, out, replace(asked, changes=(*changes, "final=all", "seed=3")), workers=1)
+    run_folder(data, out, replace(asked, changes=(*changes, "final=all")), workers=1)
+    assert {f"MS_{number:03d}" for number in range(4)} <= {
+        *read_description(out / "run" / "final" / "model").trained_on
+    }
+    predict(out / "run" / "final", out / "tables" / "unlabelled" / "data.tsv", tmp_path / "again", workers=1)
+    assert model_of(tmp_path / "again") == model_of(out / "predictions") != reported
+    assert CAUTION in (out / "index.html").read_text()
+    assert CAUTION in (out / "run" / "report.html").read_text()
+
+
+def test_the_doctor_is_asked_again_only_where_files_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out, asked = nnunet(tmp_path / "data"), tmp_path / "out", Asked(raw="never", fix=True)
+    image = data / "imagesTr" / "MS_000_0000.nii.gz"
+    array = nib.load(image).get_fdata().astype(np.float32)
+    array[12, 12, 12] = np.nan
+    save(image, array)  # an error, so a mended copy
+    told: list[str] = []
+
+    def check(given: Path, *args: object, **more: object) -> dict[str, object]:
+        told.append(Path(given).name)
+        return check_data(given, *args, **more)  # type: ignore[arg-type]
+
+    def stop(used: Path, *_: object) -> None:
+        raise RunError(used.parent.name)
+
+    monkeypatch.setattr(front_door, "check_data", check)
+    monkeypatch.setattr(front_door, "_planned", stop)
+
+    def start() -> list[str]:
+        told.clear()
+        with pytest.raises(RunError, match="mended"):
+            run_folder(data, out, asked, workers=1)
+        return list(told)
+
+    asked_both = ["data.tsv", "mended"]
+    assert start() == asked_both
+    assert start() == []
+    (out / "check" / "check.json").unlink()
+    assert start() == asked_both
+    shutil.rmtree(out / "mended")
+    assert start() == asked_both
+    array[11, 12, 12] += 1
+    save(image, array)
+    assert start() == asked_both
+    assert start() == []
 
 
 def test_abdomens_are_not_looked_at_for_a_brain(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from oligovox.errors import SettingsError
-from oligovox.settings import Settings, parse
+from oligovox.settings import Settings, parse, silent
 
 
 class _Inner(Settings):
@@ -18,6 +18,21 @@ class _Outer(Settings):
     inner: _Inner = _Inner()
     many: dict[str, _Inner] = Field(default_factory=dict)
     maybe: _Inner | None = None
+
+
+class _Later(Settings):
+    steps: int = 3
+    share: float = silent(0.5, ge=0, description="came later")
+
+
+def test_a_silent_field_is_written_only_where_it_is_not_its_default() -> None:
+    assert _Later().model_dump() == _Later(share=0.5).model_dump(mode="json") == {"steps": 3}
+    chosen = _Later(share=0.25)
+    assert chosen.model_dump(mode="json") == {"steps": 3, "share": 0.25}
+    assert parse(_Later, chosen.model_dump(), "here") == chosen
+    assert _Later.model_fields["share"].description == "came later"
+    with pytest.raises(SettingsError, match="here: share = -1"):
+        parse(_Later, {"share": -1}, "here")
 
 
 def test_plain_values_become_settings() -> None:

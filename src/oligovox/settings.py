@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from oligovox.errors import SettingsError, nearest
 
@@ -20,6 +20,14 @@ class Settings(BaseModel):
     """A frozen set of choices. Give every field a default where one is sensible, and its unit in the description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def silent(default: Any, **field: Any) -> Any:
+    """A field that is not written while it has its default; else as pydantic's `Field`.
+
+    For what is added later: runs, stores and studies know each other by this text, and older ones were begun without it.
+    """
+    return Field(default, exclude_if=lambda value: bool(value == default), **field)
 
 
 def parse(kind: type[S], given: Mapping[str, Any], where: str) -> S:

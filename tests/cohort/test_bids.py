@@ -86,7 +86,10 @@ def test_of_several_runs_the_first_plain_one_is_taken_and_said(
         "sub-01/anat/sub-01_part-phase_T2starw.nii.gz",
     )
     assert _files(read_bids(root), "sub-01") == {"T1w": "sub-01_run-2_T1w.nii.gz"}
-    assert "not used: sub-01_run-10_T1w.nii.gz, sub-01_acq-sag_run-1_T1w.nii.gz" in caplog.text
+    (case,) = read_bids(root).cases
+    assert [path.name for path in case.repeats["T1w"]] == ["sub-01_run-10_T1w.nii.gz"]
+    assert "averaged with it by `oligovox ready` only: sub-01_run-10_T1w.nii.gz\n" in caplog.text
+    assert "not used: sub-01_acq-sag_run-1_T1w.nii.gz\n" in caplog.text
 
 
 def test_a_mask_of_another_name_and_scheme(tmp_path: Path) -> None:

@@ -225,6 +225,33 @@ def test_of_two_series_of_one_sequence_the_larger_is_taken() -> None:
     assert rows[0]["why"] == "x; FLAIR is taken from b, which has more voxels"
 
 
+def test_series_that_were_acquired_twice_alike_are_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not the two images of one acquisition, and never T1w: the second may be the one with contrast agent."""
+    kinds = {
+        "a": ("FLAIR", "10:00"),
+        "b": ("FLAIR", "10:07"),
+        "c": ("FLAIR", "10:07"),
+        "d": ("T1w", "10:15"),
+        "e": ("T1w", "10:30"),
+    }
+    rows = [
+        {"file": name, "subject": "1", "session": "1", "sequence": sequence, "why": "x", "voxels": 9}
+        for name, (sequence, _) in kinds.items()
+    ]
+    tags = {name: {"EchoTime": 0.1, "AcquisitionTime": time} for name, (_, time) in kinds.items()}
+    series.choose(rows, tags)
+    assert [(row["sequence"], row.get("run")) for row in rows] == [
+        ("FLAIR", 1), ("FLAIR", 2), ("", None), ("T1w", None), ("", None),
+    ]  # fmt: skip
+    assert rows[2]["why"] == "x; FLAIR is taken from a, which comes before it"
+    for row in rows:
+        (tmp_path / row["file"]).touch()
+    write_tsv(tmp_path / "series.tsv", rows, series.COLUMNS)
+    (case,) = read(tmp_path).cases
+    assert (case.images["FLAIR"], case.repeats) == (tmp_path / "a", {"FLAIR": (tmp_path / "b",)})
+    assert "averaged by `oligovox ready` only: b" in caplog.text
+
+
 def test_four_dimensional_images_of_the_decathlon_are_split(tmp_path: Path, make_volume: Callable[..., Path]) -> None:
     (tmp_path / "data" / "imagesTr").mkdir(parents=True)
     array = np.arange(4**3 * 2, dtype=np.int16).reshape(4, 4, 4, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_a_table_brings_everything_back(cohort: Cohort, tmp_path: Path) -> None:
     table = tmp_path / "in" / "cohort.tsv"
     cohort.save(table)
     assert Cohort.load(table) == cohort  # also info columns that are called like our own
+
+
+def test_repeats_go_through_a_table_and_only_with_their_sequence(cohort: Cohort, tmp_path: Path) -> None:
+    again = {"flair": tuple(_file(tmp_path / "in" / f"again_{n}.nii.gz") for n in (2, 3)), "T1w": ()}
+    one, two = cohort.cases
+    several = replace(cohort, cases=(one, replace(two, repeats=again)))
+    several.save(tmp_path / "in" / "cohort.tsv")
+    assert Cohort.load(tmp_path / "in" / "cohort.tsv") == several
+    assert read_tsv(tmp_path / "in" / "cohort.tsv")[1]["FLAIR_run-3"] == "again_3.nii.gz"
+    assert several.cases[1].repeats == {"FLAIR": again["flair"]}
+    assert not replace(several.cases[1], images={"T1w": two.images["T1w"]}).repeats
+    cohort.save(tmp_path / "in" / "cohort.tsv")
+    assert not [column for column in read_tsv(tmp_path / "in" / "cohort.tsv")[0] if "run" in column]
 
 
 def test_paths_below_the_table_are_relative_and_move_with_it(cohort: Cohort, tmp_path: Path) -> None:

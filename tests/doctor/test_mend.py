@@ -113,6 +113,24 @@ def test_labels_with_gaps_are_renumbered_everywhere(ward: Path, tmp_path: Path) 
     assert look(mended) == []
 
 
+def test_repeated_runs_are_looked_at_and_mended_too(ward: Path, tmp_path: Path) -> None:
+    first = image_of(ward, 1)
+    first = first.rename(first.with_name("sub-01_run-1_T1w.nii.gz"))
+    array = nib.load(first).get_fdata(dtype=np.float32) + 1
+    array[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(array, nib.load(first).affine), first.with_name("sub-01_run-2_T1w.nii.gz"))
+    cohort = read_bids(ward)
+    (finding,) = look(cohort)
+    assert (finding.check, finding.sequence) == ("not_finite", "T1w_run-2")
+    (action,) = mend([finding], cohort, tmp_path / "out")["actions"]
+    assert action["mended"] == "sub-01/anat/sub-01_run-2_T1w.nii.gz"
+    case = read_bids(tmp_path / "out").cases[0]
+    assert hash_file(case.images["T1w"]) == hash_file(first)
+    (second,) = case.repeats["T1w"]
+    array[0, 0, 0] = 0
+    assert np.array_equal(nib.load(second).get_fdata(), array)
+
+
 def test_metres_become_mm_and_every_byte_of_the_voxels_stays(ward: Path, tmp_path: Path) -> None:
     path = image_of(ward, 1)
     data = bytearray(gzip.decompress(path.read_bytes()))

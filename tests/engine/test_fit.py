@@ -175,6 +175,18 @@ def test_a_finished_run_returns_at_once_with_its_weights(toy, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.method.parameters(), again.method.parameters(), strict=True))
 
 
+def test_a_run_that_stops_short_is_the_first_part_of_the_whole_one(toy, tmp_path):
+    whole = toy.train(tmp_path / "whole", toy.settings(12))
+    with pytest.raises(Killed):
+        toy.train(tmp_path / "short", toy.settings(12, stop_at=7), batches=dying(toy, 5))
+    short = toy.train(tmp_path / "short", toy.settings(12, stop_at=7))
+    assert short.steps == 7
+    log, other = ([(row["lr"], row["terms"]) for row in read_log(result.log)] for result in (whole, short))
+    assert log[:7] == other
+    assert short.last.name == "step-00000007"
+    assert toy.settings(12, stop_at=99).taken == toy.settings(12).taken == 12
+
+
 def test_an_unknown_metric_is_named(toy, tmp_path):
     with pytest.raises(SettingsError, match=r"best_by = 'dice', but validation returns f1"):
         toy.train(tmp_path, toy.settings(2), validate=lambda method: {"f1": 0.1})

@@ -26,6 +26,9 @@ def plan(
     json: Json = False,
 ) -> None:
     """Patch, batch, spacing, network and hours for this machine, after a minute of measuring; refuses what cannot run."""
+    from oligovox.cohort.layouts import must_exist
+
+    must_exist(data)  # before torch is loaded
     from oligovox.experiment.planning import plan as make
 
     result = make(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oligovox.cli.options import Json, Labels, Layout, Sequence, Set, Workers, bar, say
+from oligovox.cli.options import Json, Labels, Layout, Sequence, Set, bar, say
 from oligovox.errors import SettingsError
 
 RECIPES = (".yaml", ".yml")
@@ -45,7 +45,7 @@ def run(
     layout: Layout = "",
     sequence: Sequence = [],  # noqa: B006
     labels: Labels = [],  # noqa: B006
-    workers: Workers = 2,
+    workers: Annotated[int | None, typer.Option(help="Of a folder: worker processes; default: 2.", min=1)] = None,
     change: Set = [],  # noqa: B006
     json: Json = False,
 ) -> None:
@@ -54,8 +54,8 @@ def run(
     if target is None or (folder and out):
         raise SettingsError("say once which folder to write: oligovox run WHAT OUT")
     if what.suffix.lower() in RECIPES:
-        given = (task, hours, fix, layout, sequence, labels, raw != Raw.AUTO, minutes != 1.0, mask != "lesion")
-        if any(given):
+        read = (fix, layout, sequence, labels, raw != Raw.AUTO, minutes != 1.0, mask != "lesion")
+        if any(read) or any(value is not None for value in (task, hours, workers)):
             raise SettingsError(f"{what}: a recipe says itself what to do; give it only --out, --set and --json")
         from oligovox import experiment
 
@@ -63,10 +63,13 @@ def run(
         return
     if task is None:
         raise SettingsError(f"{what}: of a folder say what to segment: --task lesion")
+    from oligovox.cohort.layouts import must_exist
+
+    must_exist(what)  # before torch is loaded
     from oligovox.experiment.front_door import Asked, run_folder
 
     asked = Asked(
         layout=layout, sequences=tuple(sequence), labels=tuple(labels), mask=mask, raw=raw.value, fix=fix, hours=hours,
         minutes=minutes, changes=tuple(change),
     )  # fmt: skip
-    say(run_folder(what, target, asked, workers=workers, show=bar), json)
+    say(run_folder(what, target, asked, workers=workers or 2, show=bar), json)

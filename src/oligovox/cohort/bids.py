@@ -74,10 +74,20 @@ class _File:
         return self.entities.get("space", "")
 
     @property
+    def run(self) -> int:
+        """Its number; 0 for none."""
+        run = self.entities.get("run", "")
+        return int(run) if run.isdecimal() else 0
+
+    def repeats(self, other: _File) -> bool:
+        """Whether this is another run of the same: nothing else in the name differs."""
+        one, two = (({**file.entities, "run": ""}, file.suffix) for file in (self, other))
+        return one == two and self.run != other.run
+
+    @property
     def plainness(self) -> tuple[int, int, str]:
         """Sort key: the file with the fewest entities first, then the lowest run, then by name."""
-        run = self.entities.get("run", "0")
-        return len(self.entities), int(run) if run.isdigit() else 0, self.path.name
+        return len(self.entities), self.run, self.path.name
 
 
 def look(root: Path) -> Look:
@@ -111,7 +121,8 @@ def read_bids(
     """Read a BIDS folder.
 
     A session becomes a case when it has at least one known sequence. `ce-…_T1w` is T1wGd. Of several images of the same
-    sequence the plainest name with the lowest run is taken, and the choice is logged.
+    sequence the plainest name with the lowest run is taken; files that differ from it in the run only are its repeats, and the choice is
+    logged.
 
     Args:
         root: the folder that holds sub-*/.
@@ -145,14 +156,15 @@ def read_bids(
         if not images:
             _log.info("%s: sub-%s %s has no known sequence; skipped", root, subject, session)
             continue
-        spaces = {image.space for image in images.values()}
+        spaces = {first.space for first, *_ in images.values()}
         masks = [file for file in (*files, *beside) if _in_spaces(file, spaces)]
         label = _label(masks, mask) if mask else None
         cases.append(
             Case(
                 subject=subject,
                 session=session,
-                images={name: image.path for name, image in images.items()},
+                images={name: first.path for name, (first, *_) in images.items()},
+                repeats={name: tuple(file.path for file in again) for name, (_, *again) in images.items()},
                 label=label,
                 sparse=label is not None and says_sparse(label),
                 brain=_only(
@@ -229,7 +241,8 @@ def _read_name(path: Path, parts: Sequence[str], said: Mapping[str, str]) -> _Fi
     return _File(path, subject, session, entities, said.get(match["suffix"].lower(), match["suffix"]))
 
 
-def _images(files: Iterable[_File], derived: Iterable[_File]) -> dict[str, _File]:
+def _images(files: Iterable[_File], derived: Iterable[_File]) -> dict[str, list[_File]]:
+    """Sequence → its image, and further runs of it."""
     choices = defaultdict(list)
     for file in files:
         if file.sequence:
@@ -239,10 +252,14 @@ def _images(files: Iterable[_File], derived: Iterable[_File]) -> dict[str, _File
             choices[file.sequence].append(file)
     images = {}
     for name, found in sorted(choices.items()):
-        images[name], *others = sorted(found, key=lambda file: file.plainness)
-        if others:
-            names = ", ".join(file.path.name for file in others)
-            _log.warning("%s: taken as %s; not used: %s", images[name].path, name, names)
+        first, *others = sorted(found, key=lambda file: file.plainness)
+        runs = {file.run: file for file in reversed(others) if file.repeats(first)}
+        images[name] = [first, *(runs[number] for number in sorted(runs))]
+        rest = [file for file in others if file not in images[name]]
+        for some, what in ((images[name][1:], "averaged with it by `oligovox ready` only"), (rest, "not used")):
+            if some:
+                names = ", ".join(file.path.name for file in some)
+                _log.warning("%s: taken as %s; %s: %s", first.path, name, what, names)
     return images
 
 

@@ -1,7 +1,7 @@
 """A cohort as a BIDS folder: images at the top, masks below derivatives/oligovox.
 
     OUT/participants.tsv                                              what is known about each person
-    OUT/sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz
+    OUT/sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz                   …_run-1_FLAIR, …_run-2_FLAIR of one that was repeated
     OUT/derivatives/oligovox/sub-01/ses-1/anat/sub-01_ses-1_label-lesion_mask.nii.gz    one class, of value 1
     OUT/derivatives/oligovox/…/…_desc-lesion_dseg.nii.gz              else, with its classes in OUT/derivatives/oligovox/desc-lesion_dseg.tsv
     OUT/derivatives/oligovox/…/…_desc-brain_mask.nii.gz
@@ -60,7 +60,11 @@ def write(cohort: Cohort, out: Path, *, link: bool = False) -> None:
                 home = (
                     derived if name in DERIVED_SEQUENCES and len(case.images) > 1 else folder
                 )  # an exam lies at the top
-                place(path, home / below / f"{start}_{SUFFIXES.get(name, name)}{ending(path)}", link=link)
+                entities, _, suffix = SUFFIXES.get(name, name).rpartition("_")
+                several = [path, *case.repeats.get(name, ())]
+                for number, run in enumerate(several, start=1):
+                    words = (start, entities, f"run-{number}" if len(several) > 1 else "", suffix)
+                    place(run, home / below / f"{'_'.join(filter(None, words))}{ending(run)}", link=link)
             if case.label:
                 target = derived / below / f"{start}_{label}{ending(case.label)}"
                 unlooked = (case.unlooked, NOBODY_LOOKED) if case.sparse else None

@@ -8,6 +8,7 @@ Source: Li et al., Journal of Neuroscience Methods 2016, 264:47-56 (dcm2niix).
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -25,7 +26,7 @@ from oligovox.cohort.reading import AS_IT_IS, Asked, Look, entries, table_or_non
 from oligovox.cohort.series import COLUMNS, TABLE, choose, guess
 from oligovox.cohort.writing import new_folder
 from oligovox.errors import CohortError, RunError, SettingsError
-from oligovox.files import read_json, write_json, write_tsv
+from oligovox.files import write_json, write_tsv
 
 _log = logging.getLogger(__name__)
 
@@ -119,11 +120,9 @@ def convert(root: Path, out: Path) -> list[dict[str, Any]]:
     tool = find_tool()
     with new_folder(out) as folder, tempfile.TemporaryDirectory(dir=folder) as scratch:
         _run(tool, root, Path(scratch))
-        series = [(path, table_or_none(read_json(path))) for path in entries(Path(scratch)) if path.suffix == ".json"]
-        rows = _rows(
-            [(path.with_suffix(".nii.gz"), tags) for path, tags in series if path.with_suffix(".nii.gz").is_file()],
-            folder,
-        )
+        told = [path for path in entries(Path(scratch)) if path.suffix == ".json"]
+        made = [(path.with_suffix(".nii.gz"), path) for path in told if path.with_suffix(".nii.gz").is_file()]
+        rows = _rows([(image, _tags(path, root)) for image, path in made], folder)
         if not rows:
             raise CohortError(f"{root}: {TOOL} found no series in it; expected DICOM files of MR")
         write_tsv(folder / TABLE, rows, COLUMNS)
@@ -184,6 +183,21 @@ def _run(tool: str, root: Path, scratch: Path) -> None:
     )  # fmt: skip
 
 
+def _tags(path: Path, root: Path) -> dict[str, Any]:
+    """What dcm2niix wrote of a series, which is only as well-formed as the tags are.
+
+    Raises:
+        CohortError: it cannot be understood, so nobody knows whose images these are.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        return table_or_none(json.loads(text, strict=False, parse_constant=lambda _: None))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CohortError(
+            f"{root}: the tags of series {path.stem} make no JSON ({error}); mend them (a quotation mark?), or leave the series out"
+        ) from error
+
+
 def _rows(series: list[tuple[Path, dict[str, Any]]], folder: Path) -> list[dict[str, Any]]:
     """Move the series to their new names, beside the tags that name nobody; returns the table."""
     keys = {path: (_patient(tags), _study(tags)) for path, tags in series}
@@ -215,7 +229,7 @@ def _rows(series: list[tuple[Path, dict[str, Any]]], folder: Path) -> list[dict[
                 "voxels": math.prod(shape),
             }
         )
-    choose(rows)
+    choose(rows, {row["file"]: tags for row, (_, tags) in zip(rows, ordered, strict=True)})
     names = [{"subject": number, "patient": _words(who)} for who, number in people.items()]
     write_tsv(folder / PATIENTS, names, ("subject", "patient"))
     return rows

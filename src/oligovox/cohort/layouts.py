@@ -65,7 +65,7 @@ def looks(root: Path) -> tuple[Look, ...]:
     Raises:
         CohortError: there is no such folder or file.
     """
-    _there(root)
+    must_exist(root)
     return tuple(look for module in readers().values() if (look := module.look(root)).found)
 
 
@@ -75,7 +75,7 @@ def detect(root: Path) -> Look:
     Raises:
         CohortError: it has none that is known; says which it nearly has, what is missing, and whether a folder below it has one.
     """
-    _there(root)
+    must_exist(root)
     seen = []
     for module in readers().values():
         if (look := module.look(root)).fits:
@@ -110,12 +110,17 @@ def read(root: Path, layout: str = "", asked: Asked = AS_IT_IS) -> Cohort:
     known = readers()
     if layout and layout not in known:
         raise SettingsError(f"unknown layout '{layout}'; {nearest(layout, known)}")
-    _there(root)
+    must_exist(root)
     by_name = _BY_NAME.get(root.suffix.lower(), "") if root.is_file() else ""
     return known[layout or by_name or detect(root).layout].read(root, asked)
 
 
-def _there(root: Path) -> None:
+def must_exist(root: Path) -> None:
+    """Refuse a folder or file that is not there.
+
+    Raises:
+        CohortError: it is not.
+    """
     try:
         found = root.exists()
     except (OSError, ValueError):  # a name too long, or with a NUL in it

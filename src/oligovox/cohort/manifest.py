@@ -26,6 +26,8 @@ class Case:
         sparse: the label says of a part only what is there, and holds `unlooked` elsewhere; such a case trains and is never scored.
         unlooked: value of a sparse label where nobody looked; 255 but for folders of other tools that say another.
         brain: brain mask, or None.
+        repeats: modality → further runs of that image, with the same settings in the same session. `ready` averages them with it; nothing else
+            reads them.
         dataset: which cohort the case comes from ('' in a cohort of one source).
         info: further columns of participants.tsv (age, site, …), as text.
 
@@ -41,6 +43,7 @@ class Case:
     sparse: bool = False
     unlooked: int = NOBODY_LOOKED
     brain: Path | None = None
+    repeats: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     dataset: str = ""
     info: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,6 +63,8 @@ class Case:
                 f"{self.name}: {', '.join(self.images)} name the same sequence twice; keep one file for each"
             )
         object.__setattr__(self, "images", images)
+        repeats = {canonical(name): tuple(paths) for name, paths in self.repeats.items() if paths}
+        object.__setattr__(self, "repeats", {name: repeats[name] for name in images if name in repeats})
 
     @property
     def name(self) -> str:
@@ -67,6 +72,21 @@ class Case:
         session = f"_ses-{self.session}" if self.session else ""
         dataset = f"{self.dataset}_" if self.dataset else ""
         return f"{dataset}sub-{self.subject}{session}"
+
+    @property
+    def runs(self) -> dict[str, dict[str, Path]]:
+        """Sequence → the runs beside its image, as {"FLAIR": {"FLAIR_run-2": path}}; those that were repeated only."""
+        return {
+            name: {f"{name}_run-{number}": path for number, path in enumerate(paths, start=2)}
+            for name, paths in self.repeats.items()
+        }
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file: sequence, run, 'label' or 'brain' → path."""
+        runs = {key: path for found in self.runs.values() for key, path in found.items()}
+        masks = {key: path for key, path in (("label", self.label), ("brain", self.brain)) if path}
+        return {**self.images, **runs, **masks}
 
     @property
     def person(self) -> str:
@@ -138,13 +158,22 @@ class Cohort:
         """Write `path` (.tsv) and its .json sidecar; file paths relative to the table where they lie below it."""
         home = path.parent.resolve()
         unlooked = {c.name: c.unlooked for c in self.cases if c.sparse and c.unlooked != NOBODY_LOOKED}
-        columns = ["subject", "session", "dataset", *self.modalities, "label", *["unlooked"][: len(unlooked)], "brain"]
+        runs = {name: max((case.runs.get(name, {}) for case in self.cases), key=len) for name in self.modalities}
+        repeats = {name: list(found) for name, found in runs.items() if found}
+        columns = [
+            "subject",
+            "session",
+            "dataset",
+            *self.modalities,
+            *(key for found in repeats.values() for key in found),
+        ]
+        columns += ["label", *["unlooked"][: len(unlooked)], "brain"]
         keys = sorted({key for case in self.cases for key in case.info})
         extra = {key: f"info_{key}" if key in (*columns, "unlooked") else key for key in keys}
         rows = [
             {"subject": c.subject, "session": c.session, "dataset": c.dataset, "unlooked": unlooked.get(c.name)}
             | {extra[key]: value for key, value in c.info.items()}
-            | {k: _relative(p, home) for k, p in {**c.images, "label": c.label, "brain": c.brain}.items() if p}
+            | {key: _relative(file, home) for key, file in c.files.items()}
             for c in self.cases
         ]
         write_tsv(path, rows, [*columns, *extra.values()])
@@ -157,6 +186,7 @@ class Cohort:
                     {"Regions": {name: list(classes) for name, classes in self.regions.items()}} if self.regions else {}
                 ),
                 "Modalities": list(self.modalities),
+                **({"Repeats": repeats} if repeats else {}),
                 "Info": extra,
             },
         )
@@ -194,7 +224,10 @@ def merge(cohorts: Mapping[str, Cohort]) -> Cohort:
 
 
 def _read_row(table: Path, row: Mapping[str, str], sidecar: Mapping[str, Any]) -> Case:
-    files = {key: _resolve(table, row[key]) for key in (*sidecar["Modalities"], "label", "brain") if row.get(key)}
+    runs = sidecar.get("Repeats", {})
+    keys = (*sidecar["Modalities"], *(key for found in runs.values() for key in found), "label", "brain")
+    files = {key: _resolve(table, row[key]) for key in keys if row.get(key)}
+    repeats = {name: tuple(files.pop(key) for key in found if key in files) for name, found in runs.items()}
     label = files.pop("label", None)
     return Case(
         subject=row["subject"],
@@ -204,6 +237,7 @@ def _read_row(table: Path, row: Mapping[str, str], sidecar: Mapping[str, Any]) -
         sparse=label is not None and (bool(row.get("unlooked")) or says_sparse(label)),
         unlooked=int(row.get("unlooked") or NOBODY_LOOKED),
         brain=files.pop("brain", None),
+        repeats=repeats,
         images=files,
         info={key: row[column] for key, column in sidecar["Info"].items() if row.get(column)},
     )

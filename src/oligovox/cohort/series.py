@@ -1,6 +1,7 @@
 """Series that were made of DICOM, and which sequence each of them is: guessed from its tags, written down in a table that people correct.
 
-    OUT/series.tsv                   one row a series; the column `sequence` is what counts, empty where a series is not used
+    OUT/series.tsv                   one row a series; the column `sequence` is what counts, empty where a series is not used; `run` numbers
+                                     those that were acquired several times alike
     OUT/nifti/001_1_02.nii.gz        subject, session, number of the series; the JSON beside it holds its tags
     OUT/patients.tsv                 whose number is whose: the only file that names people, keep it apart
 
@@ -13,6 +14,7 @@ Source: Bernstein, King, Zhou, Handbook of MRI Pulse Sequences, 2004 (which time
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,9 +28,25 @@ from oligovox.cohort.reading import AS_IT_IS, Asked, Look, existing, plain_names
 from oligovox.errors import CohortError
 from oligovox.files import read_tsv
 
+_log = logging.getLogger(__name__)
+
 LAYOUT = "series"
 TABLE = "series.tsv"
-COLUMNS = ("file", "subject", "session", "sequence", "description", "why", "TE", "TR", "TI", "flip", "voxels", "label")
+COLUMNS = (
+    "file",
+    "subject",
+    "session",
+    "sequence",
+    "run",
+    "description",
+    "why",
+    "TE",
+    "TR",
+    "TI",
+    "flip",
+    "voxels",
+    "label",
+)
 
 _WORDS: tuple[tuple[str, str], ...] = (
     ("", r"locali[sz]er|scout|survey|topogram|smartbrain|calib|asset.?cal|b0.?map|field.?map|shim|screen ?save|report"),
@@ -47,6 +65,15 @@ _WORDS: tuple[tuple[str, str], ...] = (
 """Sequence ('': none that is used) → what its description looks like; the first that fits."""
 
 _CONTRAST = re.compile(r"\bgd|gad|post|\+ ?c\b|\bce\b|\bkm\b|contrast|c\+|\bkontrast", re.IGNORECASE)
+
+
+_PROTOCOL = (
+    *("SeriesDescription", "ProtocolName", "ScanningSequence", "SequenceVariant", "ImageType"),
+    *("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "ContrastBolusIngredient", "ContrastBolusAgent", "SliceThickness"),
+)  # fmt: skip
+"""Tags that are the same in all runs of a sequence."""
+
+_WHEN = "AcquisitionTime"
 
 
 @dataclass(frozen=True)
@@ -115,10 +142,10 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         asked: how.
 
     Raises:
-        CohortError: the table is not usable, a file is not there, or two series of one session are the same sequence.
+        CohortError: the table is not usable, a file is not there, or two series of one session are the same sequence and the same run.
     """
     table = root / TABLE
-    found: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
+    found: dict[tuple[str, str], dict[str, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
     labels: dict[tuple[str, str], Path] = {}
     rows = read_tsv(table)
     if rows and (missing := [name for name in ("file", "subject", "sequence") if name not in rows[0]]):
@@ -131,35 +158,68 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         who = (people[row["subject"]], visit)
         if row["sequence"]:
             sequence = asked.sequence(row["sequence"], where)
-            if sequence in found[who]:
+            runs, run = found[who][sequence], row.get("run", "")
+            if run in runs or (runs and "" in (run, *runs)):
                 raise CohortError(
-                    f"{where}: sub-{who[0]} {visit} has {sequence} twice ({found[who][sequence].name}, {row['file']}); leave one's sequence empty"
+                    f"{where}: sub-{who[0]} {visit} has {sequence} twice ({next(iter(runs.values())).name}, {row['file']}); leave one's sequence "
+                    "empty, or number runs of the same in the column run"
                 )
-            found[who][sequence] = existing(root, row["file"], where)
+            runs[run] = existing(root, row["file"], where)
         if row.get("label") and asked.mask:
             labels[who] = existing(root, row["label"], where)
-    cases = [
-        Case(
-            subject=subject, session=session, images=images, label=(label := labels.get((subject, session))),
-            sparse=label is not None and says_sparse(label),
-        )
-        for (subject, session), images in found.items() if images
-    ]  # fmt: skip
+    cases = []
+    for who, images in found.items():
+        ordered = {
+            name: [runs[run] for run in sorted(runs, key=lambda run: (len(run), run))] for name, runs in images.items()
+        }
+        label = labels.get(who)
+        cases.append(
+            Case(
+                subject=who[0], session=who[1], images={name: first for name, (first, *_) in ordered.items()}, label=label,
+                repeats={name: tuple(again) for name, (_, *again) in ordered.items()}, sparse=label is not None and says_sparse(label),
+            )
+        )  # fmt: skip
+    if again := [path.name for case in cases for paths in case.repeats.values() for path in paths]:
+        _log.warning("%s: further runs, averaged by `oligovox ready` only: %s", table, ", ".join(again))
     if not cases:
         raise CohortError(f"{table}: no series has a sequence; fill in the column (T1w, T1wGd, T2w, FLAIR, …)")
     return Cohort(cases=tuple(cases), labels=asked.labels or {"lesion": 1}, name=root.resolve().name)
 
 
-def choose(rows: Sequence[dict[str, Any]]) -> None:
-    """Of series of one session that are guessed to be the same sequence keep the one with most voxels; the others say why not."""
-    best: dict[tuple[str, str, str], dict[str, Any]] = {}
+def choose(rows: Sequence[dict[str, Any]], tags: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Of series of one session that are guessed to be the same sequence keep the one with most voxels; the others say why not.
+
+    Those that were acquired like it, at another time, are kept too, and all of them get a number in the column `run`.
+
+    Args:
+        rows: of the table; changed in place.
+        tags: file → its tags, as `guess` takes them; None: no series is known to be a run of another.
+    """
+    kept: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (-int(row["voxels"]), str(row["file"]))):
         if not row["sequence"]:
             continue
-        key = (row["subject"], row["session"], row["sequence"])
-        if (taken := best.setdefault(key, row)) is not row:
-            row["why"] += f"; {row['sequence']} is taken from {taken['file']}, which has more voxels"
-            row["sequence"] = ""
+        runs = kept[row["subject"], row["session"], row["sequence"]]
+        if not runs or (row["voxels"] == runs[0]["voxels"] and tags and _repeats(row, runs, tags)):
+            runs.append(row)
+            continue
+        more = "which has more voxels" if row["voxels"] < runs[0]["voxels"] else "which comes before it"
+        row["why"] += f"; {row['sequence']} is taken from {runs[0]['file']}, {more}"
+        row["sequence"] = ""
+    for runs in kept.values():
+        for number, row in enumerate(runs if len(runs) > 1 else (), start=1):
+            row["run"] = number
+
+
+def _repeats(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tags: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a series was acquired as these are, and at no time of theirs: that would be another image of the same echoes.
+
+    Never of T1w: the second one of a visit is too often the one with contrast agent, and nothing in its tags says so.
+    """
+    own, others = tags[row["file"]], [tags[run["file"]] for run in runs]
+    alike = all(own.get(key) == other.get(key) for other in others for key in _PROTOCOL)
+    later = own.get(_WHEN) not in (None, "", *(other.get(_WHEN) for other in others))
+    return alike and later and row["sequence"] not in ("T1w", "T1wGd")
 
 
 def _by_times(tags: Mapping[str, Any]) -> str:

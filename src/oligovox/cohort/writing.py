@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def check_files(cohort: Cohort) -> None:
         ImageError: the first that is not.
     """
     for case in cohort.cases:
-        for path in files_of(case):
+        for path in case.files.values():
             if not path.is_file():
                 raise ImageError(path, f"a file of {case.name} is missing (or is a link to nowhere)", "bring it back")
 
@@ -145,8 +145,3 @@ def check_one_grid(case: Case, why: str) -> None:
             raise CohortError(
                 f"{case.name}: {path.name} {shape} and {first[0]} {first[1]} lie on different grids, and {why}; register and resample them first"
             )
-
-
-def files_of(case: Case) -> Sequence[Path]:
-    """Every file of a case."""
-    return [*case.images.values(), *(path for path in (case.label, case.brain) if path)]

@@ -27,7 +27,6 @@ from oligovox.cohort import bids_write
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Cohort
 from oligovox.doctor.finding import Finding, Repair
-from oligovox.doctor.scan import files_of
 from oligovox.errors import CohortError, OutputError
 from oligovox.files import atomic_file, check_writable, hash_file, hash_json, read_json, sweep, write_json
 from oligovox.prepare.geometry import Volume, resample_to
@@ -75,7 +74,7 @@ def mend(findings: Sequence[Finding], cohort: Cohort, out: Path) -> dict[str, An
     usable, left_out = _usable(cohort, findings)
     actions: list[Action] = []
     made: dict[Path, Path] = {}
-    there = {path for case in usable.cases for path in files_of(case).values()}
+    there = {path for case in usable.cases for path in case.files.values()}
     for path in sorted(
         there & set(planned), key=lambda path: (_moves(planned[path]), path)
     ):  # images before masks that go onto them
@@ -98,7 +97,7 @@ def mend(findings: Sequence[Finding], cohort: Cohort, out: Path) -> dict[str, An
 def _check_apart(cohort: Cohort, out: Path) -> None:
     """OUT must not lie beside a file of the data or below, nor around one."""
     wanted = out.resolve()
-    for folder in {path.resolve().parent for case in cohort.cases for path in files_of(case).values()}:
+    for folder in {path.resolve().parent for case in cohort.cases for path in case.files.values()}:
         if wanted.is_relative_to(folder) or folder.is_relative_to(wanted):
             where = "lies in" if wanted.is_relative_to(folder) else "holds"
             raise OutputError(f"{out}: {where} a folder of the data ({folder}); choose a folder outside of it")
@@ -126,7 +125,7 @@ def _identity(cohort: Cohort) -> list[Any]:
     """What a cohort is made of, cheaply: paths, sizes and times."""
     rows: list[Any] = [dict(cohort.labels)]
     for case in cohort.cases:
-        for key, path in files_of(case).items():
+        for key, path in case.files.items():
             state = path.stat() if path.is_file() else None
             rows.append([case.name, key, str(path.absolute()), state and [state.st_size, state.st_mtime_ns]])
     return rows
@@ -140,14 +139,23 @@ def _usable(cohort: Cohort, findings: Sequence[Finding]) -> tuple[Cohort, list[d
         images = {key: path for key, path in case.images.items() if path.is_file()}
         label = None if case.label in broken else case.label
         brain = case.brain if case.brain and case.brain.is_file() else None
-        gone = {key: path for key, path in files_of(case).items() if path not in (*images.values(), label, brain)}
+        repeats = {key: tuple(path for path in paths if path.is_file()) for key, paths in case.repeats.items()}
+        kept = {*images.values(), *(path for paths in repeats.values() for path in paths), label, brain}
+        gone = {key: path for key, path in case.files.items() if path not in kept}
         left_out += [
             {"case": case.name, "file": str(path), "why": broken[path].found if path in broken else "missing"}
             for path in gone.values()
         ]
         if images:
             cases.append(
-                replace(case, images=images, label=label, brain=brain, sparse=case.sparse and label is not None)
+                replace(
+                    case,
+                    images=images,
+                    repeats=repeats,
+                    label=label,
+                    brain=brain,
+                    sparse=case.sparse and label is not None,
+                )
             )
     if not cases:
         raise CohortError(f"{cohort.name}: no image is there, so nothing can be mended; bring the files back")
@@ -165,6 +173,7 @@ def _with_files(cohort: Cohort, made: Mapping[Path, Path], labels: Mapping[str, 
         replace(
             case,
             images={key: made.get(path, path) for key, path in case.images.items()},
+            repeats={key: tuple(made.get(path, path) for path in paths) for key, paths in case.repeats.items()},
             label=made.get(case.label, case.label) if case.label else None,
             brain=made.get(case.brain, case.brain) if case.brain else None,
         )
@@ -335,10 +344,8 @@ def _places(mended: Cohort, folder: Path) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for case in mended.cases:
         other = written.get((_plain(f"{case.dataset}{case.subject}"), _plain(case.session)))
-        below = files_of(other) if other else {}
-        found |= {
-            path: below[key].relative_to(folder).as_posix() for key, path in files_of(case).items() if key in below
-        }
+        below = other.files if other else {}
+        found |= {path: below[key].relative_to(folder).as_posix() for key, path in case.files.items() if key in below}
     return found
 
 

@@ -30,7 +30,7 @@ class Scan:
     """A file that can be read.
 
     Attributes:
-        key: canonical sequence name, 'label' or 'brain'.
+        key: canonical sequence name, a further run of it as FLAIR_run-2, 'label' or 'brain'.
         path: the file.
         shape: as the header says, 4-D files included; trailing axes of length 1 are dropped.
         affine: 4×4, voxel → mm, as nibabel chooses it (sform, else qform, else voxel sizes only).
@@ -77,15 +77,10 @@ class Scan:
         return Volume(self.voxels, self.affine)
 
 
-def files_of(case: Case) -> dict[str, Path]:
-    """Sequence, 'label' or 'brain' → file."""
-    return {**case.images, **{key: path for key, path in ((LABEL, case.label), (BRAIN, case.brain)) if path}}
-
-
 def read_scans(case: Case) -> tuple[dict[str, Scan], list[Finding]]:
     """Every file of a case that can be read, and a finding for each that cannot."""
     scans, findings = {}, []
-    for key, path in files_of(case).items():
+    for key, path in case.files.items():
         found = read_scan(case, key, path)
         if isinstance(found, Scan):
             scans[key] = found

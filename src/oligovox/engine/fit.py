@@ -28,6 +28,7 @@ from oligovox.files import check_writable
 from oligovox.method import Clock, Losses, Method
 from oligovox.sample.batch import Batch
 from oligovox.sample.prefetch import Prefetch, prefetch
+from oligovox.settings import silent
 
 AnyMethod = Method[Any]
 Augment = Callable[[Batch, torch.Generator], Batch]
@@ -37,7 +38,10 @@ Validate = Callable[[AnyMethod], Mapping[str, float]]
 class Training(Hardware):
     """How a method is trained."""
 
-    steps: PositiveInt = Field(1000, description="optimiser steps")
+    steps: PositiveInt = Field(1000, description="optimiser steps of the whole schedule")
+    stop_at: PositiveInt | None = silent(
+        None, description="optimiser steps after which it ends in the midst of the schedule; null: at its end"
+    )
     accumulate: PositiveInt = Field(1, description="micro-batches per optimiser step, in each process")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: Nesterov, momentum 0.9")
     lr: PositiveFloat = Field(1e-3, description="highest learning rate")
@@ -56,6 +60,11 @@ class Training(Hardware):
     @classmethod
     def _off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML reads a bare off as False
+
+    @property
+    def taken(self) -> int:
+        """Optimiser steps that are taken."""
+        return min(self.steps, self.stop_at or self.steps)
 
 
 # What may change when a run goes on: where and how often, not what is learned. Precision and accumulation are compared as they come out.
@@ -134,7 +143,7 @@ def fit(
     optimizer = build_optimizer(method, training)
     checkpoints = Checkpoints(out / "checkpoints")
     state = _start(method, optimizer, checkpoints, _identity(training, runtime, describe or {}), runtime)
-    log = RunLog(out / "log.jsonl", state.step, training.steps, active=runtime.is_main, progress=progress,
+    log = RunLog(out / "log.jsonl", state.step, training.taken, active=runtime.is_main, progress=progress,
                  tensorboard=training.tensorboard == "auto")  # fmt: skip
     begun = time.perf_counter()
     with (
@@ -143,18 +152,18 @@ def fit(
         Interrupt() as interrupt,
         runtime.own_randomness(),
     ):
-        steps = range(state.step, training.steps)
+        steps = range(state.step, training.taken)
         for row, stop in _steps(method, optimizer, stream, augment, training, runtime, interrupt, steps):
             state = replace(state, step=row["step"] + 1)
-            if validate and _due(state.step, training.validate_every, training.steps):
+            if validate and _due(state.step, training.validate_every, training.taken):
                 row["validation"] = _validated(method, validate, best_by, runtime)
                 state = _better(state, row["validation"][best_by])
             log.write(row)
             best = state.best_step == state.step
-            if runtime.is_main and (best or stop or _due(state.step, training.checkpoint_every, training.steps)):
+            if runtime.is_main and (best or stop or _due(state.step, training.checkpoint_every, training.taken)):
                 checkpoints.save(method, optimizer, state, best=best)
-            if stop and state.step < training.steps:
-                raise RunError(f"stopped by {interrupt.signal or 'a signal'} after step {state.step} of {training.steps}; "
+            if stop and state.step < training.taken:
+                raise RunError(f"stopped by {interrupt.signal or 'a signal'} after step {state.step} of {training.taken}; "
                                f"all of it is saved in {checkpoints.folder}, run the same command again to go on")  # fmt: skip
     runtime.barrier()  # the main process may still be saving
     last = checkpoints.find("last")
@@ -325,7 +334,7 @@ def _stream(batches: Callable[[int, int], Batch], training: Training, runtime: R
         step, micro = divmod(index, per_step)
         return runtime.pinned(batches(step, runtime.rank * per_step + micro))
 
-    first, stop = start * per_step, training.steps * per_step
+    first, stop = start * per_step, training.taken * per_step
     return prefetch(make, first, stop, depth=training.prefetch, workers=training.workers)
 
 

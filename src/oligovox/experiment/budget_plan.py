@@ -36,7 +36,7 @@ from oligovox.experiment.recipe import (
 from oligovox.experiment.threshold import ThresholdSettings
 from oligovox.prepare.store import Plan
 from oligovox.report.content import METRICS
-from oligovox.settings import Settings, parse
+from oligovox.settings import Settings, parse, silent
 
 SCRATCH = "scratch"
 PRETEXT_ROOM = "pretext"
@@ -146,7 +146,7 @@ class Study(Settings):
     metric: str = Field(
         "dice", description="the primary metric, as in the table: dice, lesion_f1, …; of one class: ET/dice"
     )
-    operating_point: Literal["half", "validation"] = Field(
+    operating_point: Literal["half", "validation"] = silent(
         "half",
         description="the probability above which a voxel is called: a half, or what suits the primary metric best on validation people",
     )
@@ -289,13 +289,11 @@ def parse_study(text: str, where: str) -> Study:
 
 def write_study(study: Study) -> str:
     """The resolved study as YAML text: every default that has an effect is spelled out."""
-    silent: dict[str, Any] = {
+    elsewhere: dict[str, Any] = {
         "finetune": {"training": {"lr", "seed"}},
         "pretrain": {"method": True, "settings": True, "training": {"seed"}},
     }
-    if study.operating_point == "half":
-        silent["operating_point"] = True  # studies know each other by this text, and were begun without it
-    return yaml.safe_dump(study.model_dump(mode="json", exclude=silent), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(study.model_dump(mode="json", exclude=elsewhere), sort_keys=False, allow_unicode=True)
 
 
 def plain(study: Study) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split
 from oligovox.engine.log import read_log
 from oligovox.engine.model import ModelDescription, read_description
+from oligovox.experiment.final import CAUTION, best_arm
 from oligovox.experiment.people import arm_people
 from oligovox.experiment.recipe import Recipe, write_recipe
 from oligovox.experiment.scoring import compare
@@ -105,7 +106,7 @@ def _data(recipe: Recipe, cohort: Cohort, split: Split, store: Store, out: Path)
         cohorts=tuple(_cohort(name, cohort, len(recipe.cohorts)) for name in recipe.cohorts),
         splits=splits,
         preparation=store.plan.model_dump(mode="json"),
-        warnings=_warnings(recipe, split, cohort),
+        warnings=_warnings(recipe, split, cohort, out),
     )
 
 
@@ -122,12 +123,14 @@ def _cohort(name: str, cohort: Cohort, cohorts: int) -> content.CohortSummary:
     )
 
 
-def _warnings(recipe: Recipe, split: Split, cohort: Cohort) -> tuple[str, ...]:
+def _warnings(recipe: Recipe, split: Split, cohort: Cohort, out: Path) -> tuple[str, ...]:
     found = []
     if recipe.pretrain and recipe.pretrain.transductive:
         found.append("Transductive: pre-training saw the images (not the labels) of the test people.")
     if not split.validation:
         found.append("No validation people: the last checkpoint of each arm is used, not the best.")
+    if recipe.final == "all":
+        found.append(f"The model in final/ is '{best_arm(recipe, out)}', {CAUTION}.")
     incomplete = [c.name for c in cohort.of(split.test) if not set(recipe.prepare.modalities) <= set(c.images)]
     if incomplete:
         found.append(f"{len(incomplete)} test cases lack a sequence of the plan, first {incomplete[0]}.")

@@ -4,11 +4,11 @@
     OUT/inputs.json         SHA-256 of every file of every exam; from the plan on nothing of it may change
     OUT/tables/*/NAME.tsv   who there is: as given, mended and ready, and who has no label
     OUT/converted/          NIfTI files of layouts that have none; of DICOM with the table that says what each series is
-    OUT/check/              the data doctor's page; with fix: OUT/mended/, a mended copy
+    OUT/check/              the data doctor's page, asked again where files changed; with fix: OUT/mended/, a mended copy
     OUT/ready/              exams as the scanner gave them, registered and with a brain mask
     OUT/plan/plan.yaml      the recipe, chosen for this machine
     OUT/run/                everything the recipe says, and report.html
-    OUT/predictions/        exams without a label, by the arm that was best on validation people; of ready exams also OUT/original_grids/
+    OUT/predictions/        exams without a label, by the arm that was best on validation people, or the final model; of ready exams also OUT/original_grids/
     OUT/index.html          where to look
 
 Every stage resumes: start the same command again.
@@ -21,26 +21,27 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from oligovox.cohort import dicom, layouts
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.series import TABLE
-from oligovox.doctor.scan import files_of
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import outline
-from oligovox.engine.log import read_log, say
+from oligovox.engine.log import say
 from oligovox.errors import CohortError, OutputError, SettingsError
 from oligovox.experiment.checking import check_apart, check_data
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
+from oligovox.experiment.final import CAUTION, best_arm
 from oligovox.experiment.folders import series
 from oligovox.experiment.planning import plan
 from oligovox.experiment.readying import ready, ready_back
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.experiment.study import run_recipe
 from oligovox.experiment.verbs import predict
-from oligovox.files import check_writable, hash_file, read_json, write_json
+from oligovox.files import check_writable, hash_file, hash_json, read_json, write_json
 from oligovox.prepare.geometry import read_volume
 from oligovox.report.front import Stop, write_front
 from oligovox.report.page import load_report
@@ -154,8 +155,12 @@ def run_folder(
     done = run_recipe(recipe, out / "run", show=show)
     arm = best_arm(recipe, out / "run")
     said = verdict(load_report(out / "run" / "report.json")).sentence
-    way.stop("Report", f"{said} Predictions are those of '{arm}'.", "run/report.html")
-    predictions = _predicted(used, arm, raw, way)
+    final = recipe.final == "all"
+    of_whom = "the final model" if final else f"'{arm}'"
+    way.stop("Report", f"{said} Predictions are those of {of_whom}.", "run/report.html")
+    if final:
+        way.stop("Final model", f"'{arm}', {CAUTION}", "run/final/model/model.json")
+    predictions = _predicted(used, out / "run" / "final" if final else out / "run" / "arms" / arm, raw, way)
     page = write_front(out / "index.html", title=data.resolve().name, stops=way.stops)
     say(f"start here: {page.resolve()}")
     return {
@@ -164,15 +169,6 @@ def run_folder(
         "run": done["run"],
         "predictions": predictions and str(predictions),
     }
-
-
-def best_arm(recipe: Recipe, run: Path) -> str:
-    """The arm with the highest Dice on validation people; without any, the last one."""
-    best = {}
-    for name in recipe.arms:
-        rows = read_log(run / "arms" / name / "log.jsonl")
-        best[name] = max((row["validation"]["dice"] for row in rows if row.get("validation")), default=-1.0)
-    return max(reversed(list(best)), key=lambda name: best[name])
 
 
 def _claim(data: Path, out: Path, asked: Asked) -> None:
@@ -191,10 +187,10 @@ def _claim(data: Path, out: Path, asked: Asked) -> None:
     file = out / "asked.json"
     if file.is_file():
         free = () if (out / "plan" / "plan.yaml").is_file() else ("hours", "minutes")  # nothing stands on them yet
-        before = read_json(file)
-        if other := next((key for key in content if key not in free and before.get(key) != content[key]), None):
+        before, now = _binding(read_json(file)), _binding(content)
+        if other := next((key for key in now if key not in free and before.get(key) != now[key]), None):
             raise SettingsError(
-                f"{out}: was begun with {other} {before.get(other)!r}, now it is {content[other]!r}; "
+                f"{out}: was begun with {other} {before.get(other)!r}, now it is {now[other]!r}; "
                 "choose another folder, or remove this one"
             )
         write_json(file, content)
@@ -203,6 +199,11 @@ def _claim(data: Path, out: Path, asked: Asked) -> None:
         raise SettingsError(f"{out}: is not empty and was not begun by this command; choose another folder")
     check_writable(out)
     write_json(file, content)
+
+
+def _binding(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked, without what may be asked for later: the final model comes after everything else."""
+    return {**asked, "changes": [change for change in asked.get("changes", ()) if not change.startswith("final=")]}
 
 
 def _given(data: Path, way: _Way) -> Path:
@@ -249,8 +250,7 @@ def _hold(cohort: Cohort, way: _Way) -> None:
     """
     file = way.out / "inputs.json"
     now = {
-        case.name: {key: hash_file(path) for key, path in files_of(case).items() if path.is_file()}
-        for case in cohort.cases
+        case.name: {key: hash_file(path) for key, path in case.files.items() if path.is_file()} for case in cohort.cases
     }
     before = read_json(file) if file.is_file() else now
     if before != now:
@@ -300,13 +300,19 @@ def _series(data: Path, work: Path) -> Path:
 
 
 def _checked(given: Path, way: _Way) -> Path:
-    """Ask the doctor; the table to go on with.
+    """Ask the doctor, unless it let these very files pass before; the table to go on with.
 
     Raises:
         CohortError: there are errors, and nobody asked to mend them, or they cannot be mended.
     """
-    fix, mended = way.asked.fix, way.out / "mended"
-    found = check_data(given, way.out / "check", fix=mended if fix else None, workers=way.workers, show=way.show)
+    fix, mended, file = way.asked.fix, way.out / "mended", way.out / "check" / "passed.json"
+    parts = (way.out / "inputs.json", given, given.with_suffix(".json"))
+    key = hash_json([version("oligovox"), *map(hash_file, parts)])
+    passed = _passed(file, key, mended)
+    found = passed or check_data(
+        given, way.out / "check", fix=mended if fix else None, workers=way.workers, show=way.show
+    )
+    answer = {"key": key} | {name: found.get(name, 0) for name in ("error", "warning", "note", "cases", "actions")}
     said = f"{count(found['error'], 'error')}, {count(found['warning'], 'warning')}, {count(found['note'], 'note')} in {count(found['cases'], 'exam')}"
     way.stop("Check", said, "check/check.html")
     if fix and found["actions"]:
@@ -317,8 +323,10 @@ def _checked(given: Path, way: _Way) -> Path:
             "mended/mended.json",
         )
         given = way.table(copy, "mended")
-        found = check_data(mended, workers=way.workers, show=way.show) if found["error"] else found
-    if not found["error"]:
+        if found["error"] and not passed:
+            found = check_data(mended, workers=way.workers, show=way.show)
+    if passed or not found["error"]:
+        write_json(file, answer)
         return given
     first = next(row for row in found["findings"] if row["severity"] == "error")
     todo = "what is left only a person can mend" if fix else "mend it, or say --fix to go on with a mended copy"
@@ -326,6 +334,14 @@ def _checked(given: Path, way: _Way) -> Path:
         f"{count(found['error'], 'error')}, first: {', '.join(first['files'])}: {first['found']}; {first['remedy']} "
         f"(all: {way.out / 'check' / 'check.html'}); {todo}"
     )
+
+
+def _passed(file: Path, key: str, mended: Path) -> dict[str, Any] | None:
+    """What the doctor said of these very files where the run went on, and all that it wrote is there; else None."""
+    pages = [file, file.with_name("check.json"), file.with_name("check.html")]
+    answer = read_json(file) if all(page.is_file() for page in pages) else {}
+    whole = answer.get("key") == key and (not answer["actions"] or (mended / "mended.json").is_file())
+    return dict(answer) if whole else None
 
 
 def is_raw(table: Path, out: Path, raw: Raw) -> bool:
@@ -362,14 +378,14 @@ def _planned(used: Path, way: _Way) -> Recipe:
     return read_recipe(file, way.asked.changes)
 
 
-def _predicted(used: Path, arm: str, raw: bool, way: _Way) -> Path | None:
+def _predicted(used: Path, model: Path, raw: bool, way: _Way) -> Path | None:
     """Predictions of everybody without a label; None where there is nobody."""
     cohort = Cohort.load(used)
     rest = tuple(case for case in cohort.cases if not case.label)
     if not rest:
         return None
     table, folder = way.table(replace(cohort, cases=rest), "unlabelled"), way.out / "predictions"
-    predict(way.out / "run" / "arms" / arm, table, folder, workers=way.workers, show=way.show)
+    predict(model, table, folder, workers=way.workers, show=way.show)
     way.stop("Predictions", f"{count(len(rest), 'exam')} without a label", "predictions")
     if raw:
         ready_back(folder, way.out / "ready", way.out / "original_grids", show=way.show)

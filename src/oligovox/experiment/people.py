@@ -84,6 +84,12 @@ def pretraining_people(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[st
     return tuple(sorted(allowed))
 
 
+def final_people(arm: Arm, recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
+    """Whose labels the final model of an arm uses: the arm's, those that the label budget left out, and those of held-out people."""
+    pool = label_pool(recipe, cohort, split)
+    return tuple(sorted({*arm_people(arm, cohort, split), *pool, *split.validation, *split.test}))
+
+
 def arm_people(arm: Arm, cohort: Cohort, split: Split) -> tuple[str, ...]:
     """Whose labels an arm uses: those of the split, and all of the cohorts the arm adds."""
     added = {case.person for case in cohort.labelled if case.dataset in arm.also}

@@ -96,7 +96,8 @@ def ready(
     records = [record for person in found.values() for record in person]
     pictures = {record["name"]: place for record in records if (place := _picture(record, out)).is_file()}
     page = write_ready_page(out / "ready.html", records, pictures, settings.model_dump(mode="json"))
-    moved = sum(step.get("improved", False) for record in records for step in record["steps"])
+    steps = [step for record in records for step in record["steps"] if step["step"] != "repeat"]
+    moved = sum(step.get("improved", False) for step in steps)
     look = [warning for record in records for warning in warnings_of(record)]
     return {"ready": str(out), "page": str(page), "exams": len(records), "registered": moved, "look": look}
 

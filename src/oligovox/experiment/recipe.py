@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from oligovox import catalogue
 from oligovox.cohort import bids, layouts, table
@@ -20,7 +20,7 @@ from oligovox.engine.fit import Training
 from oligovox.errors import SettingsError, nearest
 from oligovox.prepare.store import Plan
 from oligovox.sample.augment import FLIPS_AND_ROTATIONS, Augmentation
-from oligovox.settings import S, Settings, parse
+from oligovox.settings import S, Settings, parse, silent
 from oligovox.simulate.recipe import AbdomenRecipe, BrainRecipe, make_recipe
 
 Positive = Annotated[int, Field(gt=0)]
@@ -51,12 +51,12 @@ class SimulatedCohort(Settings):
 class CohortChoice(Settings):
     """Where a cohort comes from: exactly one of folder, bids, table, simulate. Paths are relative to the recipe; ~ and $VARIABLES are expanded."""
 
-    folder: str | None = Field(
+    folder: str | None = silent(
         None, description="a folder of any layout that `oligovox cohort look` knows, or a list or table of files"
     )
-    layout: str = Field("", description="of the folder; empty: as it looks")
-    sequences: dict[str, str] = Field(
-        default_factory=dict, description="what the folder calls a sequence whose name says nothing, as {MRI: FLAIR}"
+    layout: str | None = silent(None, description="of the folder; empty: as it looks")
+    sequences: dict[str, str] | None = silent(
+        None, description="what the folder calls a sequence whose name says nothing, as {MRI: FLAIR}"
     )
     bids: str | None = Field(None, description="BIDS folder")
     table: str | None = Field(None, description="cohort table (.tsv with its .json beside it)")
@@ -68,17 +68,28 @@ class CohortChoice(Settings):
         None, description="class → value in the masks; null: what the folder says, or {<mask>: 1}"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_folder(cls, given: Any) -> Any:
+        """What says how a folder is read is spelled out where there is one, and only there."""
+        if not isinstance(given, dict):
+            return given
+        own: dict[str, Any] = {"layout": "", "sequences": {}} if given.get("folder") else {}
+        return own | {
+            key: value for key, value in given.items() if value or key not in ("folder", "layout", "sequences")
+        }
+
     @field_validator("layout")
     @classmethod
-    def _known(cls, layout: str) -> str:
+    def _known(cls, layout: str | None) -> str | None:
         if layout and layout not in (known := layouts.readers()):
             raise ValueError(f"unknown layout; {nearest(layout, known)}")
         return layout
 
     @field_validator("sequences")
     @classmethod
-    def _canonical(cls, sequences: dict[str, str]) -> dict[str, str]:
-        return {name: canonical(sequence) for name, sequence in sequences.items()}
+    def _canonical(cls, sequences: dict[str, str] | None) -> dict[str, str] | None:
+        return sequences and {name: canonical(sequence) for name, sequence in sequences.items()}
 
     @model_validator(mode="after")
     def _one(self) -> CohortChoice:
@@ -88,12 +99,6 @@ class CohortChoice(Settings):
         if not self.folder and (without := [key for key in ("layout", "sequences") if getattr(self, key)]):
             raise ValueError(f"{without[0]} says how a folder is read; give folder instead of {given[0]}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _resolved(self, every: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the keys of a folder where there is none: runs and studies know each other by this text, and were begun without them."""
-        silent = () if self.folder else ("folder", "layout", "sequences")
-        return {key: value for key, value in every(self).items() if key not in silent}
 
     def read(self, made: Path | None = None) -> Cohort:
         """The cohort.
@@ -106,8 +111,9 @@ class CohortChoice(Settings):
         """
         source = made or self.table or self.folder or self.bids
         assert source is not None, "a simulated cohort is made before it is read"
-        layout = table.LAYOUT if self.table else self.layout if self.folder else bids.LAYOUT
-        return layouts.read(Path(source), layout, Asked(mask=self.mask, labels=self.labels, sequences=self.sequences))
+        layout = table.LAYOUT if self.table else (self.layout or "") if self.folder else bids.LAYOUT
+        asked = Asked(mask=self.mask, labels=self.labels, sequences=self.sequences or {})
+        return layouts.read(Path(source), layout, asked)
 
 
 _SOURCES = ("folder", "bids", "table", "simulate")
@@ -240,6 +246,11 @@ class Recipe(Settings):
     predict: Predict = Predict()
     arms: dict[str, Arm] = Field(
         default_factory=lambda: {"scratch": Arm(start="scratch"), "pretrained": Arm(start="pretrain")}
+    )
+    final: Literal["reported", "all"] = silent(
+        "reported",
+        description="the model that goes out: reported, which is the arm that was best on validation people, or all, which is that arm "
+        "trained once more on every label, after the page",
     )
     workers: Positive = Field(2, description="processes that simulate and prepare; each holds one person in memory")
 

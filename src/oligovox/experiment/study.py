@@ -10,6 +10,7 @@
       arms/<name>/                     checkpoints/, log.jsonl, model/, predictions/, scores.{json,tsv}, lesions.tsv,
                                        summary.{json,tsv}
       report.html, report.json         the page
+      final/                           with final: all: checkpoints/, log.jsonl, model/
 
 Every part resumes, so a killed run is started again with the same command.
 """
@@ -30,6 +31,7 @@ from oligovox.engine.runtime import Runtime
 from oligovox.errors import SettingsError
 from oligovox.experiment.cohorts import Show, planned, quiet, together
 from oligovox.experiment.collect import collect
+from oligovox.experiment.final import check_final, train_final
 from oligovox.experiment.pairs import Pair
 from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
 from oligovox.experiment.prediction import predict_cases
@@ -83,7 +85,10 @@ def run_recipe(recipe: Recipe, out: Path, *, show: Show = quiet) -> dict[str, An
         _run_arm(name, arm, recipe, cohort, split, store, start, out, show)
     page = write_report(collect(recipe, cohort, split, store, out, command=_command()), out)
     say(f"the page: {page.resolve()}")
-    return {"page": str(page.resolve()), "report": str(page.with_suffix(".json").resolve()), "run": str(out.resolve())}
+    done = {"page": page, "report": page.with_suffix(".json"), "run": out}
+    if recipe.final == "all":
+        done["final"] = train_final(recipe, cohort, split, store, start, out)
+    return {key: str(path.resolve()) for key, path in done.items()}
 
 
 def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
@@ -93,7 +98,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
         SettingsError: the folder belongs to another recipe.
     """
     text, file = write_recipe(recipe), out / "recipe.yaml"
-    if file.exists() and file.read_text(encoding="utf-8") != text:
+    if file.exists() and _binding(file.read_text(encoding="utf-8")) != _binding(text):
         raise SettingsError(
             f"{out}: belongs to another recipe (see {file}); choose another --out, or remove the folder"
         )
@@ -107,6 +112,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     split = draw(recipe, everyone)
     if recipe.pretrain:
         pretraining_people(recipe, everyone, split)
+    check_final(recipe, everyone, split)
     if not file.exists():
         for cohort in given.values():
             check_cohort(cohort, recipe.prepare, workers=recipe.workers)
@@ -128,6 +134,11 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     pool = label_pool(recipe, cohort, split)
     save_budgets(out / "budgets.json", nested_budgets(pool, budget_sizes(len(pool), len(split.train)), recipe.seed))
     return cohort, split
+
+
+def _binding(text: str) -> str:
+    """A resolved recipe without what may be asked for later: the final model comes after everything else."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("final:"))
 
 
 def _check_stages(recipe: Recipe) -> None:

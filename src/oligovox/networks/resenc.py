@@ -8,12 +8,11 @@ Deviates: the stem has no norm, because an instance norm takes a constant off it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Bool, Float
-from pydantic import Field, model_serializer
+from pydantic import Field
 from torch import Tensor, nn
 
 from oligovox import settings as base
@@ -58,16 +57,11 @@ class Settings(base.Settings):
     bottleneck: Bottleneck = Field(
         "plain", description="what lies on the deepest feature: nothing, or the contextual fusion block of SLeM"
     )
-    fusion: Fusion = Field(
+    fusion: Fusion = base.silent(
         "early",
         description="early: one stem reads all sequences beside availability channels; stems: one a sequence, and the mean of those "
         "that are there",
     )
-
-    @model_serializer(mode="wrap")
-    def _resolved(self, every: Callable[[Any], Any]) -> dict[str, Any]:
-        """Without fusion where it is early: runs know each other by this text, and were begun without it."""
-        return {key: value for key, value in every(self).items() if (key, value) != ("fusion", "early")}
 
 
 class ResEnc(Encoder):

@@ -7,12 +7,12 @@ Deviates: the skips are the hidden states themselves, without the residual block
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
@@ -37,16 +37,11 @@ class Settings(base.Settings):
     bottleneck: Bottleneck = Field(
         "plain", description="what lies on the deepest feature: nothing, or the contextual fusion block of SLeM"
     )
-    fusion: Fusion = Field(
+    fusion: Fusion = base.silent(
         "early",
         description="early: the first layers read all sequences beside availability channels; stems: they read the mean "
         "over one stem a sequence, of those that are there",
     )
-
-    @model_serializer(mode="wrap")
-    def _resolved(self, every: Callable[[Any], Any]) -> dict[str, Any]:
-        """Without fusion where it is early: runs know each other by this text, and were begun without it."""
-        return {key: value for key, value in every(self).items() if (key, value) != ("fusion", "early")}
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Settings:

@@ -10,7 +10,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from oligovox.prepare.bias import correct_bias
 from oligovox.prepare.brain import Brain, Doubts, Own, find_brain
 from oligovox.prepare.geometry import Order, Shape, Volume, read_volume, resample_to
 from oligovox.prepare.pipeline import IMAGE_ORDER
-from oligovox.prepare.ready_exam import Exam, Ready, bring_onward, bring_together, load
+from oligovox.prepare.ready_exam import Exam, Ready, bring_onward, bring_together, compare_runs, load
 from oligovox.prepare.ready_files import (
     Record,
     folder_of,
@@ -42,6 +42,7 @@ from oligovox.prepare.ready_files import (
     write_values,
 )
 from oligovox.prepare.registration import Matrix, moved, write_itk
+from oligovox.prepare.repeats import average
 
 __all__ = ["Ready", "ready_person"]
 
@@ -93,7 +94,8 @@ def ready_person(
         GeometryError: a brain mask lies outside the ready grid.
         OutputError: `out` cannot be written.
     """
-    ordered = sorted(cases, key=lambda case: _natural(case.session))
+    taken = [case if settings.average else replace(case, repeats={}) for case in cases]
+    ordered = sorted(taken, key=lambda case: _natural(case.session))
     inputs = {case.name: _inputs(case, settings) for case in ordered}
     shared = [inputs[case.name][1] for case in ordered] if settings.visits and settings.template is None else []
     records: dict[str, Record] = {}
@@ -126,7 +128,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _inputs(case: Case, settings: Ready) -> tuple[dict[str, Path], dict[str, str]]:
     """The files of an exam, and the hash of each and of the brain masks that other derivatives have for it."""
-    sources = dict(case.images) | {key: path for key, path in (("label", case.label), ("brain", case.brain)) if path}
+    sources = case.files
     for key, path in sources.items():
         if not path.is_file():
             raise ImageError(
@@ -152,6 +154,7 @@ def _place(
     """Read an exam, bring its sequences together and onward, and find the brain."""
     begun = time.monotonic()
     exam = load(case, settings, labels)
+    compare_runs(exam, settings)
     bring_together(exam, settings)
     exam.brain = find_brain(
         case, exam.images, exam.reference,
@@ -174,6 +177,7 @@ def _place(
                 "native_shape": exam.images[name].shape,
                 "native_affine": exam.images[name].affine,
                 "matrix": exam.total(name),
+                **exam.about_runs(name),
             }
             for name, path in case.images.items()
         },
@@ -231,7 +235,7 @@ def _content(
         shared: of the files of all exams that share its grid.
         first: the person's first exam.
     """
-    chosen = settings.model_dump(mode="json", exclude={"template", "derivatives"})
+    chosen = settings.model_dump(mode="json", exclude={"template", "derivatives", "average"})  # the hashes say those
     template = hash_file(settings.template) if settings.template and settings.template.is_file() else None
     sparse = case.unlooked if case.sparse else None
     before = [first["content"], first["brain"] is not None] if first else None
@@ -296,6 +300,10 @@ def _image(
     whole = geometry.whole_voxels_apart(source.affine, affine, shape)
     order: Order = IMAGE_ORDER
     volume = resample_to(source, affine, shape, order, smooth=True)
+    if runs := exam.used(name):
+        others = ((moved(read_volume(r.path), exam.total(name) @ r.matrix), r.ratio) for r in runs.values())
+        volume = average(volume, source, others, order)
+        exam.steps.append({"step": "average", "sequence": name, "runs": [name, *runs]})
     step: dict[str, Any] = {
         "step": "resample",
         "sequence": name,
@@ -346,11 +354,13 @@ def _write(
             write_image(anat / about["file"], volume, seen)
             content = {
                 "SkullStripped": stripped,
-                "Sources": [about["source"]],
+                "Sources": [about["source"], *(str(run.path.absolute()) for run in exam.used(name).values())],
                 "Description": f"on the grid of {space}",
             }
             write_json(anat / about["file"].replace(".nii.gz", ".json"), content)
-            write_itk(exam.total(name), anat / f"{stem}_from-{plain(name)}_to-{space}_mode-image_xfm.txt")
+            matrices = {name: exam.total(name)} | {key: found["matrix"] for key, found in about.get("runs", {}).items()}
+            for key, matrix in matrices.items():
+                write_itk(matrix, anat / f"{stem}_from-{plain(key)}_to-{space}_mode-image_xfm.txt")
         if mask is not None:
             write_values(anat / f"{start}_desc-brain_mask.nii.gz", mask.astype(np.uint8), affine)
         if exam.label is not None:

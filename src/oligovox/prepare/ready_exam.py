@@ -22,6 +22,7 @@ from oligovox.prepare.geometry import Shape, Volume, read_volume
 from oligovox.prepare.pipeline import class_indices
 from oligovox.prepare.ready_files import Record, plain
 from oligovox.prepare.registration import Fit, Matrix, Registration, moved, register, shift_and_turn
+from oligovox.prepare.repeats import Run, compared
 from oligovox.settings import Settings
 
 _GUIDES = {"QSM": "T2starw"}  # made of the same echoes, so what moves one moves the other
@@ -37,6 +38,9 @@ class Ready(Settings):
     )
     align: Literal["auto", "always", "never"] = Field(
         "auto", description="register the sequences of an exam: those on another grid than the reference, all, or none"
+    )
+    average: bool = Field(
+        True, description="average the runs of a sequence that was acquired several times alike; else take the first"
     )
     visits: bool = Field(True, description="bring later exams of a person to the space and grid of the first one")
     brain: Wanted = Field(
@@ -80,11 +84,22 @@ class Exam:
     within: dict[str, Matrix] = field(default_factory=dict)  # space of each sequence → that of the reference
     onward: Matrix = field(default_factory=lambda: np.eye(4))  # space of the reference → ready
     brain: Brain | None = None
+    runs: dict[str, dict[str, Run]] = field(default_factory=dict)  # sequence → further runs of it
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def total(self, sequence: str) -> Matrix:
         """Space of a sequence → ready."""
         return np.asarray(self.onward @ self.within[sequence])
+
+    def used(self, sequence: str) -> dict[str, Run]:
+        """The further runs that are averaged with a sequence."""
+        return {key: run for key, run in self.runs.get(sequence, {}).items() if run.used}
+
+    def about_runs(self, sequence: str) -> dict[str, Any]:
+        """Where the further runs of a sequence lie in the ready space; empty for one that has none."""
+        runs = self.runs.get(sequence, {})
+        about = {key: {"matrix": self.total(sequence) @ run.matrix, "used": run.used} for key, run in runs.items()}
+        return {"runs": about} if about else {}
 
     def mask_on(self, affine: Matrix, shape: Shape) -> NDArray[np.bool_]:
         """The brain mask on a grid of the ready space."""
@@ -125,6 +140,27 @@ def _on_grid_of(path: Path, mask: Volume, exam: Exam) -> str:
     )
 
 
+def compare_runs(exam: Exam, settings: Ready) -> None:
+    """Further runs of a sequence over the first one; those that show something else are left out, and said."""
+    for name, paths in exam.case.runs.items():
+        first = exam.images[name]
+        exam.runs[name] = compared(first, paths, align=settings.align != "never")
+        for key, run in exam.runs[name].items():
+            step = {"step": "repeat", "sequence": key, "to": name, "file": run.path.name, "used": run.used}
+            numbers = _numbers(run.found, first) if run.found else {}
+            exam.steps.append(step | {"correlation": run.correlation, "ratio": run.ratio} | numbers)
+            if not run.used:
+                _log.warning("%s: %s", exam.case.name, left_out(exam.steps[-1]))
+
+
+def left_out(step: Mapping[str, Any]) -> str:
+    """Why a run is not averaged, in a line."""
+    return (
+        f"{step['file']} is left out of the average of {step['to']}: its correlation with the first run is {step['correlation']:.2f}; "
+        "look for motion, or for another sequence"
+    )
+
+
 def bring_together(exam: Exam, settings: Ready) -> None:
     """Every sequence over the reference of its exam."""
     reference = exam.images[exam.reference]
@@ -147,25 +183,23 @@ def bring_together(exam: Exam, settings: Ready) -> None:
 
 
 def _note(exam: Exam, step: str, name: str, to: str, found: Registration, fixed: Volume, **more: Any) -> None:
-    shift, turn = shift_and_turn(found.matrix, fixed.affine, fixed.shape)
     if not found.improved:
         reason = "nothing better than the headers was found" if found.overlap else "the images do not overlap"
         _log.warning("%s: %s stays where its header puts it against %s: %s", exam.case.name, name, to, reason)
-    exam.steps.append(
-        {
-            "step": step,
-            "sequence": name,
-            "to": to,
-            "moved_mm": shift,
-            "turned_deg": turn,
-            "information_before": found.before,
-            "information_after": found.after,
-            "improved": found.improved,
-            "start": found.start,
-            "overlap": found.overlap,
-            **more,
-        }
-    )
+    exam.steps.append({"step": step, "sequence": name, "to": to} | _numbers(found, fixed) | more)
+
+
+def _numbers(found: Registration, fixed: Volume) -> dict[str, Any]:
+    shift, turn = shift_and_turn(found.matrix, fixed.affine, fixed.shape)
+    return {
+        "moved_mm": shift,
+        "turned_deg": turn,
+        "information_before": found.before,
+        "information_after": found.after,
+        "improved": found.improved,
+        "start": found.start,
+        "overlap": found.overlap,
+    }
 
 
 def bring_onward(exam: Exam, settings: Ready, first: Record | None) -> str:

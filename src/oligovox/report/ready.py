@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from oligovox.files import atomic_file
 from oligovox.prepare.geometry import Shape, Volume, read_volume, resample_to, shifted, spacing_of, to_ras
+from oligovox.prepare.ready_exam import left_out
 from oligovox.prepare.ready_files import Record
 from oligovox.report import tables
 from oligovox.report.page import banner, document, figure
@@ -28,6 +29,7 @@ _MOST_PICTURES = 40  # in the page itself, those with a warning first; of the ot
 _FAR_MM, _FAR_DEG = 15.0, 10.0  # a head that moved more between two sequences is worth a look
 _LESION_KEPT = 0.95  # of the volume of the lesions; less is worth a look
 _MOVED_STEPS = ("register", "register to the first exam", "register to the template")
+_RUN = "repeat"
 _ORIGINS = {
     "given": "given with the data",
     "derivatives": "found in derivatives",
@@ -219,6 +221,8 @@ def warnings_of(record: Record) -> list[str]:
                 found.append(
                     f"{what} moved {step['moved_mm']:.0f} mm and {step['turned_deg']:.0f}° within one exam; look at it."
                 )
+        elif step["step"] == _RUN and not step["used"]:
+            found.append(f"{name}: {left_out(step)}.")
         elif step["step"] == "label" and (kept := _kept(record, step)) < _LESION_KEPT:
             found.append(f"{name}: {kept:.0%} of the lesions' volume lie on the ready grid, the rest is cut off.")
     if record["brain"] is None:
@@ -245,15 +249,21 @@ def _moves(records: Sequence[Record]) -> Html:
         [
             record["name"], step["sequence"], step["to"], number(step["moved_mm"], 1), number(step["turned_deg"], 1),
             number(step["information_before"], 3), number(step["information_after"], 3),
-            "registered" if step["improved"] else "kept as the header says",
+            _result(step),
         ]
         for record in records
         for step in record["steps"]
-        if step["step"] in _MOVED_STEPS
+        if step["step"] in _MOVED_STEPS or (step["step"] == _RUN and "moved_mm" in step)
     ]  # fmt: skip
     head = ["Exam", "Sequence", "To", "Moved, mm", "Turned, °", "MI before", "MI after", "Result"]
     note = "MI: mutual information in nats at 2 mm; more is better, and it can only be compared within a line."
     return tables.table(head, rows, "Registrations", note, words=(1, 2, 7))
+
+
+def _result(step: Mapping[str, Any]) -> str:
+    if step["step"] == _RUN:
+        return f"{'averaged' if step['used'] else 'left out'} (correlation {step['correlation']:.2f})"
+    return "registered" if step["improved"] else "kept as the header says"
 
 
 def _brains(records: Sequence[Record]) -> Html:

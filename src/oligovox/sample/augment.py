@@ -14,18 +14,18 @@ Sequences. Some of those that were acquired can be hidden, as if they had not be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import AfterValidator, Field, model_serializer
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from oligovox.sample.batch import Batch
-from oligovox.settings import Settings, ordered
+from oligovox.settings import Settings, ordered, silent
 
 _LATTICE = 7  # control points per axis of the displacement: four spline spans across the patch
 _BIAS_LATTICE = 5  # control points per axis of the bias field: two spans across the patch
@@ -67,12 +67,7 @@ class Augmentation(Settings):
     noise: Probability = 0.1  # probability
     noise_sd: Annotated[tuple[NotNegative, NotNegative], AfterValidator(ordered)] = (0.0, 0.3)  # foreground sd
 
-    drop_sequences: Probability = 0.0  # probability, for each acquired sequence, to be hidden; one always stays
-
-    @model_serializer(mode="wrap")
-    def _resolved(self, every: Callable[[Any], Any]) -> dict[str, Any]:
-        """Without drop_sequences where none is dropped: runs know each other by this text, and were begun without it."""
-        return {key: value for key, value in every(self).items() if (key, value) != ("drop_sequences", 0.0)}
+    drop_sequences: Probability = silent(0.0)  # probability, for each acquired sequence, to be hidden; one always stays
 
     @classmethod
     def only(cls, **chosen: Any) -> Augmentation:
