@@ -615,9 +615,29 @@ def test_the_command_line(
     )
     assert made["rim_plus"] == 5
     small = sets(("patch=16", "batch=4", "validation=0.4", "training.threads=1", "training.tensorboard=off"))
-    arguments = ["classify", "train", tmp_path / "lesions", "--preset", "nano", "--folds", 2, "--steps", 1, *small]
+    arguments = [
+        "classify",
+        "train",
+        tmp_path / "lesions",
+        "--size",
+        "cpu",
+        "--preset",
+        "nano",
+        "--folds",
+        2,
+        "--steps",
+        1,
+        *small,
+    ]
     trained = json.loads(oligovox(*arguments, "--out", tmp_path / "run", "--json").stdout)
     assert trained["lesion"]["roc_auc"]["value"] is not None
+    used = read_json(tmp_path / "run" / "classify.json")["settings"]
+    assert (used["training"]["lr"], used["training"]["steps"], used["patch"]) == (
+        3e-4,
+        1,
+        16,
+    )  # what is said goes over the size
+    assert used["network"]["settings"] == {"preset": "nano"}
     out = json.loads(
         oligovox("classify", "predict", tmp_path / "run", bids, tmp_path / "out", "--people", "08", "--json").stdout
     )

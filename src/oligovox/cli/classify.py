@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,12 @@ app = typer.Typer(
     help="Lesions with a paramagnetic rim, from QSM and FLAIR: cut, train and test by cross-validation, predict, score.",
     no_args_is_help=True,
 )
+
+
+class Size(StrEnum):
+    """How much is trained."""
+
+    PAPER, CPU = "paper", "cpu"
 
 
 @app.command()
@@ -59,6 +66,9 @@ def train(
     preset: Annotated[
         str | None, typer.Option(help="Size of the network; of frodo: paper (default), cpu, nano.")
     ] = None,
+    size: Annotated[
+        Size, typer.Option(help="Network, patch and schedule: the paper's, or minutes a fold on two cores.")
+    ] = Size.PAPER,
     folds: Annotated[int | None, typer.Option(help="Folds of people; default: 5.", min=2)] = None,
     labels: Annotated[
         int | None, typer.Option(help="Use the grades of so many people a fold; default: all.", min=3)
@@ -69,7 +79,7 @@ def train(
 ) -> None:
     """Train and test a classifier by cross-validation over people, with thresholds from inner folds, and one page."""
     from oligovox import experiment
-    from oligovox.experiment.classification_recipe import Classify
+    from oligovox.experiment.classification_recipe import Classify, cpu_size
     from oligovox.experiment.classification_scores import score_headlines
     from oligovox.experiment.recipe import changed
 
@@ -81,7 +91,8 @@ def train(
         "folds": folds,
         "labels": labels,
     }
-    said = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    said = cpu_size(encoder, started=pretext is not None) if size is Size.CPU else []
+    said += [f"{key}={value}" for key, value in chosen.items() if value is not None]
     settings = changed(Classify, [*said, *change, *schedule(steps)], "classify")
     result = experiment.classify_train(lesions, out, chosen=settings, show=bar)
     say(result if json else score_headlines(result), json)
