@@ -69,15 +69,14 @@ class Arm:
 
     def settings(self, lr=None, more=()):
         """As `oligovox classify train` would read them."""
-        rate = float(lr or self.lr)
-        said = [*self.changes]
+        rate, said = float(lr or self.lr), []
         if self.network:
-            said += [*COMMON, f"training.lr={rate:g}"]
+            said = [*COMMON, f"training.lr={rate:g}"]
             if any(change.startswith("pretrain.") for change in self.changes):
                 said.append(f"pretrain.training.lr={rate / 2:g}")
         elif QUICK:
-            said.append("folds=2")
-        return changed(Classify, [*said, *more], "classify")
+            said = ["folds=2"]
+        return changed(Classify, [*said, *self.changes, *more], "classify")
 
 
 def resnet(*more):
@@ -101,6 +100,7 @@ ARMS = {
     "late fusion": Arm((*FRODO, "network.settings.fusion=late")),
     "no FiLM": Arm((*FRODO, "network.settings.fusion=concat")),
     "both directions": Arm((*FRODO, *START, "pretrain.settings.directions=both")),
+    "no start, 1200 steps": Arm((*FRODO, "training.steps=1200", "training.validate_every=200")),
     **{f"FRODO, {n} people": Arm((*FRODO, *START, f"labels={n}")) for n in (5, 10, 20, 40)},
     **{f"forest, {n} people": Arm(("method=radiomics_forest", f"labels={n}"), network=False) for n in (5, 10, 20, 40)},
 }  # fmt: skip
