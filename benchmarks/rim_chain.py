@@ -54,7 +54,7 @@ def found(run, people, out, segment):
     """Scores of all patients with these masks, and what of their rims the masks miss."""
     said = classify_predict(run, people, out / "all", segmenter=segment, page=False, workers=1)
     masks = out / "all" / "segmentation" if segment else None
-    cut = classify_extract(people, out / "graded", masks=masks, workers=1, changes=("lesions.min_volume_mm3=110",))
+    cut = classify_extract(people, out / "graded", masks=masks, workers=1)
     classify_evaluate(out / "all", out / "scores", lesions=out / "graded")
     scores = read_json(out / "scores" / "scores.json")
     rows = read_tsv(out / "all" / "predictions.tsv")
