@@ -25,10 +25,12 @@ from oligovox.experiment.recipe import changed
 from oligovox.experiment.verbs import simulate
 from oligovox.files import read_json, read_tsv, write_json, write_tsv
 from oligovox.metrics.lesion_curves import reliability
-from oligovox.metrics.protocols.prl import MAIN, Settings, lesion_differences, lesion_intervals
+from oligovox.metrics.protocols.prl import MAIN, Settings, lesion_differences, lesion_intervals, score_lesions
+from oligovox.prepare.lesion_store import LesionStore
 
 RESULT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).with_suffix(".md")
 TABLE = RESULT.parent / "studies" / "rims.predictions.tsv"
+KINDS = ("none", "core", "vein")
 BEGIN, END = "<!-- tables: written by study_rims.py -->", "<!-- end of the tables -->"
 
 COHORTS = {"tune": (24, 1700), "study": (88, 1701)}
@@ -187,7 +189,36 @@ def predictions_of(out, before):
                         f"{TABLE}: {row['lesion']} has another person, fold or grade than in {run}; the cohort is another one"
                     )
                 known[name], limits[name][row["fold"]] = f"{float(row['probability']):.5f}", float(row["threshold"])
+    for lesion, about in truth_of(out).items():
+        rows[lesion] |= about
     return [rows[lesion] for lesion in sorted(rows)], limits, seconds
+
+
+def truth_of(out):
+    """Lesion → what the simulation made of it (a rim, or what looks like one), and its median QSM, ppb."""
+    store, known, found = LesionStore.open(out / "study_lesions"), {}, {}
+    for exam in store.exams:
+        table = next((out / "study_people" / "derivatives").rglob(f"{exam}_desc-instances_dseg.tsv"))
+        known[exam] = [
+            (np.array([float(row[key]) for key in ("x_mm", "y_mm", "z_mm")]), row["mimic"]) for row in read_tsv(table)
+        ]
+    for lesion in store.graded:
+        apart = [float(np.linalg.norm(place - lesion.position_mm)) for place, _ in known[lesion.exam]]
+        kind = "rim" if lesion.grade else known[lesion.exam][int(np.argmin(apart))][1]
+        qsm = (2 * lesion.image()[0][lesion.seen() == 2].astype(float) - 1) * store.plan.qsm_ppb
+        found[lesion.name] = {"made": kind, "median_ppb": f"{np.median(qsm):.2f}"}
+    return found
+
+
+def told_apart(said, made):
+    """ROC-AUC of rims against each kind of lesion without one."""
+    truth = made == "rim"
+    return {kind: round(roc_auc(said[truth | (made == kind)], truth[truth | (made == kind)]), 3) for kind in KINDS}
+
+
+def roc_auc(said, truth):
+    score = score_lesions(said, truth.astype(int), [str(i) for i in range(len(truth))]).regions["lesion"]["roc_auc"]
+    return float(score)
 
 
 def collect(chosen):
@@ -197,12 +228,16 @@ def collect(chosen):
     truth, people = np.array([int(row["grade"]) for row in rows]), [row["person"] for row in rows]
     said = {name: np.array([float(row[name]) for row in rows]) for name in limits}
     called = {name: np.array([limits[name][row["fold"]] for row in rows]) for name in limits}
+    made, median = (np.array([row[key] for row in rows]) for key in ("made", "median_ppb"))
+    one_number = 1 / (1 + np.exp(-median.astype(float) / 20))
+    alone = lesion_intervals(one_number, truth, people, Settings(), seed=0)["lesion"]
     arms = {}
     for name in (name for name in ARMS if name in limits):
         found = lesion_intervals(said[name], truth, people, Settings(), seed=0, thresholds=called[name])
         arms[name] = {
             "settings": ARMS[name].settings().model_dump(mode="json", exclude_unset=True), "cpu_seconds": seconds[name], "thresholds": limits[name],
             "scores": {metric: found["lesion"][metric].as_row() for metric in MAIN}, "ece": reliability(said[name], truth).ece,
+            "told_apart": told_apart(said[name], made),
             "people": {region: {metric: estimate.as_row() for metric, estimate in found[region].items()} for region in ("patient_1", "count")},
         }  # fmt: skip
         if name != "FRODO" and "FRODO" in limits:
@@ -213,12 +248,18 @@ def collect(chosen):
     result = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER --workers 2", "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(), "versions": versions(), "cohort": read_json(chosen.out / "study.json"), "people": len(set(people)), "arms": arms,
+        "median_qsm": {metric: alone[metric].as_row() for metric in ("pr_auc", "roc_auc")} | {"told_apart": told_apart(one_number, made)},
+        "lesions_made_as": {kind: int((made == kind).sum()) for kind in ("rim", *KINDS)},
     }  # fmt: skip
     tuned = chosen.out / "tuned.json"
     result["tuned"] = before.get("tuned", {}) | (read_json(tuned) if tuned.is_file() else {})
     write_json(chosen.out / RESULT.name if QUICK else RESULT, result)
-    write_tsv(chosen.out / TABLE.name if QUICK else TABLE, rows, ("lesion", "person", "fold", "grade", *arms))
-    table = tables(arms)
+    write_tsv(
+        chosen.out / TABLE.name if QUICK else TABLE,
+        rows,
+        ("lesion", "person", "fold", "grade", "made", "median_ppb", *arms),
+    )
+    table = tables(arms, result["median_qsm"])
     if not QUICK:
         text = PAGE.read_text(encoding="utf-8")
         PAGE.write_text(text[: text.index(BEGIN)] + f"{BEGIN}\n\n{table}\n{text[text.index(END) :]}", encoding="utf-8")
@@ -233,11 +274,15 @@ def told(estimate, sign=""):
     return f"{estimate['value']:{sign}.2f}{ends}"
 
 
-def tables(rows):
-    """One row an arm."""
+def kinds(row):
+    return " / ".join(f"{row['told_apart'][kind]:.2f}" for kind in KINDS)
+
+
+def tables(rows, median):
+    """One row an arm, and one for the median QSM alone."""
     lines = [
-        "| classifier | PR-AUC | FRODO − it | ROC-AUC | partial AUC | balanced accuracy | CPU min |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| classifier | PR-AUC | FRODO − it | ROC-AUC | partial AUC | balanced accuracy | rims against lesions of no iron / iron throughout / a vein, ROC-AUC | CPU min |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in rows.items():
         scores, less = row["scores"], told(row["frodo_minus"]["pr_auc"], "+") if "frodo_minus" in row else ""
@@ -245,8 +290,12 @@ def tables(rows):
             told(scores["pr_auc"]),
             less,
             *(told(scores[m]) for m in ("roc_auc", "partial_auc", "balanced_accuracy")),
+            kinds(row),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['cpu_seconds'] / 60:.0f} |")
+    lines.append(
+        f"| median QSM of the lesion, no learning | {told(median['pr_auc'])} | | {told(median['roc_auc'])} | | | {kinds(median)} | |"
+    )
     return "\n".join(lines) + "\n"
 
 
