@@ -118,6 +118,22 @@ def test_iron_throughout_lies_in_the_lesion_and_veins_along_its_border(scene):
     assert veins.veins[depth(lesions) > 3.5].max() < 0.5
 
 
+def test_iron_can_reach_the_border_and_large_lesions_can_be_preferred(scene):
+    """Settings that are not written where they are the usual ones, so that cohorts of before stay what they were."""
+    _, lesions = scene
+    fading, even = (
+        draw(scene, **NEVER, core_mimics=1.0, vein_mimics=0.0, **more)
+        for more in ({"core_fade_mm": (3, 3)}, {"core_fade_mm": (0, 0)})
+    )
+    border = (lesions.instances == 1) & (depth(lesions) == 1)
+    assert even.solid[border].mean() > fading.solid[border].mean() + 0.2
+    often = [draw(scene, seed, people=1.0, share=(0.34, 0.34), volume_power=2.0).grades for seed in range(40)]
+    seldom = [draw(scene, seed, people=1.0, share=(0.34, 0.34), volume_power=0.0).grades for seed in range(40)]
+    assert sum(g[1]["rim"] for g in often) > 1.5 * sum(g[1]["rim"] for g in seldom)
+    assert "core_fade_mm" not in Rims().model_dump()
+    assert Rims(volume_power=1.0).model_dump()["volume_power"] == 1.0
+
+
 def _around(lesions):
     return [ndimage.binary_dilation(lesions.instances == k, iterations=3) for k in (1, 2, 3)]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy import ndimage
 
-from oligovox.settings import Settings, ascending
+from oligovox.settings import Settings, ascending, silent
 from oligovox.simulate.anatomy.brain import Anatomy
 from oligovox.simulate.fields import Volume, smooth_field, smoothstep
 from oligovox.simulate.pathology.lesions import Lesions
@@ -34,7 +34,6 @@ _NEAR, _FAR = 2.5, 6.0  # mm around a lesion in which a rim, and a vein, may lie
 _ROOM = 0.55  # a rim takes at most this part of the way to the middle
 _UNEVEN = 0.12  # standard deviation of the strength along a rim
 _WEAK, _THIN = 0.5, 0.75  # rims below this strength or coverage may be graded uncertain
-_CORE = (0.35, 0.8)  # strength of iron throughout a lesion
 
 
 class Rims(Settings):
@@ -53,14 +52,28 @@ class Rims(Settings):
         0.06, ge=0, le=1, description="share of other graded lesions with a vein along the border"
     )
     vein_radius_mm: tuple[float, float] = Field((0.5, 0.9), description="radius of such a vein, mm")
+    core_strength: tuple[float, float] = silent(
+        (0.35, 0.8), description="iron throughout a lesion, on the scale of `strength`"
+    )
+    core_fade_mm: tuple[float, float] = silent(
+        (0.5, 3.0), description="over how many mm it fades in from the border, mm"
+    )
+    volume_power: float = silent(
+        2 / 3, ge=0, le=2, description="a lesion's chance of a rim grows with this power of its volume"
+    )
     uncertain: float = Field(
         0.3, ge=0, le=1, description="share of weak or partial rims and of mimics graded uncertain"
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Rims:
-        limits = dict.fromkeys(("share", "strength", "coverage"), (0.0, 1.0))
-        limits |= {"volume_mm3": (1.0, 1e5), "thickness_mm": (0.3, 5.0), "beyond_mm": (0.0, 2.0)}
+        limits = dict.fromkeys(("share", "strength", "coverage", "core_strength"), (0.0, 1.0))
+        limits |= {
+            "volume_mm3": (1.0, 1e5),
+            "thickness_mm": (0.3, 5.0),
+            "beyond_mm": (0.0, 2.0),
+            "core_fade_mm": (0.0, 10.0),
+        }
         for name, (least, most) in (limits | {"vein_radius_mm": (0.1, 3.0)}).items():
             ascending(name, getattr(self, name), least, most)
         if self.core_mimics + self.vein_mimics > 1:
@@ -119,7 +132,7 @@ def draw_rims(rng: np.random.Generator, anatomy: Anatomy, lesions: Lesions, sett
     """Grade the lesions of one person and draw what the grades say.
 
     A lesion can be graded if its volume is within the limits and it does not enhance; larger ones have rims more often, in proportion to
-    their surface. A rim follows the border of the lesion's own mask from inside.
+    their surface unless the settings say otherwise. A rim follows the border of the lesion's own mask from inside.
 
     Args:
         rng: the only source of chance.
@@ -136,7 +149,7 @@ def draw_rims(rng: np.random.Generator, anatomy: Anatomy, lesions: Lesions, sett
     low, high = settings.volume_mm3
     graded = (volumes >= low) & (volumes <= high) & (taking == 0)
     share = rng.uniform(*settings.share) * (rng.random() < settings.people)
-    rims = _choose(rng, np.flatnonzero(graded) + 1, volumes[graded] ** (2 / 3), share)
+    rims = _choose(rng, np.flatnonzero(graded) + 1, volumes[graded] ** settings.volume_power, share)
     for number, box in enumerate(boxes, start=1):
         if box is None:
             continue
@@ -205,8 +218,9 @@ class _Lesion:
         """Iron throughout: most in the middle, fading over some mm to the border."""
         rng = self._rng
         deepest = float(self._depth.max())
-        solid = smoothstep(self._depth, -_SOFT, min(rng.uniform(0.5, 3.0), deepest)) * self._tissue
-        strength = float(rng.uniform(*_CORE))
+        fade = min(rng.uniform(*settings.core_fade_mm), deepest)
+        solid = smoothstep(self._depth, -_SOFT, fade) * self._tissue
+        strength = float(rng.uniform(*settings.core_strength))
         self._add(drawn.solid, drawn.position, solid, strength)
         grade = _no_rim(mimic="core", uncertain=int(rng.random() < settings.uncertain))
         grade["strength_ppb"] = _ppb(strength)
