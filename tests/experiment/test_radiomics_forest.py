@@ -10,6 +10,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from oligovox.errors import CheckpointError, GeometryError, LabelError
 from oligovox.experiment.radiomics_forest import ForestSettings, RadiomicsForest, lesion_rows
+from oligovox.files import read_json, write_json
 from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.prepare.radiomics import FEATURES, radiomics
 
@@ -61,6 +62,17 @@ def test_a_forest_that_would_not_end_is_refused(damage: dict[str, int], tmp_path
         forest._nodes[name][0] = value
     forest.save(tmp_path / "forest", [])
     with pytest.raises(CheckpointError, match="no trees over 60 columns"):
+        RadiomicsForest.load(tmp_path / "forest")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"columns": "many"}, {"settings": []}, {"format": "oligovox-forest/9"}, {"sha256": ""}]
+)
+def test_a_changed_description_is_one_line(damage: dict[str, object], tmp_path: Path) -> None:
+    RadiomicsForest(SMALL).fit(*_lesions(20, 0)).save(tmp_path / "forest", [])
+    file = tmp_path / "forest" / "forest.json"
+    write_json(file, read_json(file) | damage)
+    with pytest.raises(CheckpointError, match=r"forest\.json.*train again"):
         RadiomicsForest.load(tmp_path / "forest")
 
 

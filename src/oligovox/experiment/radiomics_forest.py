@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from oligovox.engine.checkpoint import read_object, read_tensors, write_tensors
-from oligovox.errors import CheckpointError, GeometryError, LabelError
+from oligovox.errors import CheckpointError, GeometryError, LabelError, SettingsError
 from oligovox.files import atomic_folder, hash_file, write_json
 from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.prepare.radiomics import FEATURES, radiomics
@@ -30,7 +30,6 @@ FOREST = "radiomics_forest"
 """Its name among the classifiers; no method of the catalogue, for it has no gradient."""
 
 
-_FORMAT = "oligovox-forest/1"
 _TODO = "expected a forest written by `oligovox classify train`; train again"
 _WHOLE = ("root", "left", "right", "column")
 
@@ -42,6 +41,17 @@ class ForestSettings(Settings):
     leaf: PositiveInt = Field(3, description="fewest lesions in a leaf")
     seed: int = Field(0, ge=0, description="of every draw")
     bin_ppb: float = Field(25.0, gt=0, description="width of grey levels of QSM, ppb")
+
+
+class _About(Settings):
+    """forest.json."""
+
+    format: Literal["oligovox-forest/1"] = "oligovox-forest/1"
+    settings: ForestSettings
+    columns: PositiveInt
+    trained_on: tuple[str, ...]
+    sha256: str = Field(description="of trees.safetensors")
+    version: str = Field(description="of oligovox")
 
 
 def lesion_rows(lesions: Sequence[StoredLesion], plan: LesionPlan, bin_ppb: float = 25.0) -> NDArray[np.float64]:
@@ -142,9 +152,14 @@ class RadiomicsForest:
         with atomic_folder(folder) as temporary:
             path = temporary / "trees.safetensors"
             write_tensors(path, {name: torch.from_numpy(array) for name, array in self._nodes.items()})
-            about = {"format": _FORMAT, "settings": self.settings.model_dump(), "columns": self._columns}
-            told = {"trained_on": list(trained_on), "sha256": hash_file(path), "version": version("oligovox")}
-            write_json(temporary / "forest.json", about | told)
+            about = _About(
+                settings=self.settings,
+                columns=self._columns,
+                trained_on=tuple(trained_on),
+                sha256=hash_file(path),
+                version=version("oligovox"),
+            )
+            write_json(temporary / "forest.json", about.model_dump(mode="json"))
 
     @classmethod
     def load(cls, folder: Path) -> RadiomicsForest:
@@ -153,15 +168,18 @@ class RadiomicsForest:
         Raises:
             CheckpointError: a file is missing, changed or not a forest.
         """
-        about, path = read_object(folder / "forest.json", _TODO), folder / "trees.safetensors"
+        table, path = folder / "forest.json", folder / "trees.safetensors"
+        try:
+            about = parse(_About, read_object(table, _TODO), str(table))
+        except SettingsError as error:
+            raise CheckpointError(f"{error}; {_TODO}") from None
         nodes = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
-        if about.get("format") != _FORMAT or about.get("sha256") != hash_file(path):
+        if about.sha256 != hash_file(path):
             raise CheckpointError(f"{folder}: forest.json and trees.safetensors are not of one forest; {_TODO}")
-        forest = cls(parse(ForestSettings, about.get("settings", {}), str(folder / "forest.json")))
-        forest._nodes, forest._columns = nodes, int(about.get("columns", 0))
-        forest.trained_on = tuple(about.get("trained_on", ()))
-        if not _is_forest(nodes, forest._columns):
-            raise CheckpointError(f"{path}: its arrays are no trees over {forest._columns} columns; {_TODO}")
+        if not _is_forest(nodes, about.columns):
+            raise CheckpointError(f"{path}: its arrays are no trees over {about.columns} columns; {_TODO}")
+        forest = cls(about.settings)
+        forest._nodes, forest._columns, forest.trained_on = nodes, about.columns, about.trained_on
         return forest
 
 
