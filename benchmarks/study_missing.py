@@ -1,9 +1,11 @@
 """One network for every subset of its sequences: dropout against zero filling, early fusion against stems → study_missing.json beside this file.
 
     OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER [--workers 1] [--collect] [--real BIDS]
+    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --confirm --out FOLDER [--workers 1]
 
+The second asks again, on new people and with new seeds, what was chosen after the first → study_missing_confirm.json.
 Plan, results, reading: study_missing.md. Start it again to resume: what is finished is kept. With other `--steps`, `--people`
-or `--seeds` (to see that it works) the result goes to FOLDER/study_missing.json.
+or `--seeds` (to see that it works) the result goes to FOLDER.
 """
 
 import argparse
@@ -34,10 +36,9 @@ from oligovox.metrics.paired import difference_over_draws, mean_over_draws
 from oligovox.prepare.store import Store
 from oligovox.sample.augment import Augmentation
 
-RESULT = Path(__file__).parent / "study_missing.json"
+HERE = Path(__file__).parent
 SEQUENCES = ("T1w", "T2w", "FLAIR")
-PEOPLE = {"labelled": (8, 970), "tested": (10, 971)}
-STEPS, TRAININGS, PATCH = 1000, (0, 1), (32, 32, 32)
+STEPS, PATCH = 1000, (32, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,25 @@ NETWORKS = {
     "early, dropout 0.2": Network("early", 0.2),
     "stems, dropout 0.2": Network("stems", 0.2),
 }
+
+
+@dataclass(frozen=True)
+class Question:
+    """Who is labelled and tested (how many, seed), the seeds of training, and what is trained."""
+
+    people: dict[str, tuple[int, int]]
+    trainings: tuple[int, ...]
+    networks: tuple[str, ...]
+    result: str
+
+
+FIRST = Question({"labelled": (8, 970), "tested": (10, 971)}, (0, 1), tuple(NETWORKS), "study_missing.json")
+CONFIRM = Question(
+    {"labelled": (8, 980), "tested": (16, 981)},
+    (2, 3, 4, 5),
+    ("early", "stems, dropout 0.2"),
+    "study_missing_confirm.json",
+)
 ROWS = {
     "zero filling": ("early", False),
     "early": ("early", True),
@@ -65,9 +85,15 @@ ROWS = {
 
 def people(chosen):
     """Simulate and prepare; who is there is kept."""
-    for name, (count, seed) in PEOPLE.items():
+    for name, (count, seed) in chosen.question.people.items():
         cohort = chosen.out / f"{name}_cohort"
-        simulate(cohort, subjects=min(count, chosen.people), seed=seed, changes=("spacing=2",), workers=chosen.workers)
+        simulate(
+            cohort,
+            subjects=min(count, chosen.people or count),
+            seed=seed,
+            changes=("spacing=2",),
+            workers=chosen.workers,
+        )
         prepare(cohort, chosen.out / name, modalities=SEQUENCES, spacing=(2.0, 2.0, 2.0), workers=chosen.workers)
 
 
@@ -123,7 +149,7 @@ def done(name, seed, chosen):
 def work(chosen):
     """Do what is not done, seed by seed."""
     torch.set_num_threads(1)
-    todo = [(name, seed) for seed in chosen.seeds for name in NETWORKS]
+    todo = [(name, seed) for seed in chosen.seeds for name in chosen.question.networks]
     while todo:
         left = [(name, seed) for name, seed in todo if not done(name, seed, chosen)]
         if len(left) == len(todo):
@@ -138,7 +164,7 @@ def on_real(chosen):
     prepare(table, chosen.out / "real", modalities=SEQUENCES, spacing=(2.0, 2.0, 2.0), workers=chosen.workers)
     store = Store.open(chosen.out / "real")
     for seed in chosen.seeds:
-        for name in NETWORKS:
+        for name in chosen.question.networks:
             folder = chosen.out / "runs" / f"{name}_s{seed}"
             if (folder / "scores.json").is_file() and not (folder / "real.json").is_file():
                 model, _ = load_network(folder)
@@ -150,7 +176,7 @@ def collect(chosen):
     """Of each row and subset the mean, and the difference to zero filling, over seeds and people."""
     found, seconds, real = {}, {}, {}
     for seed in chosen.seeds:
-        for name in NETWORKS:
+        for name in chosen.question.networks:
             if (beside := chosen.out / "runs" / f"{name}_s{seed}" / "real.json").is_file():
                 for row, scores in read_json(beside).items():
                     real.setdefault(row, {})[str(seed)] = scores
@@ -162,7 +188,7 @@ def collect(chosen):
                     for subset, values in scores.items():
                         found.setdefault(row, {}).setdefault(subset, {})[str(seed)] = values
     result = {
-        "command": "OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER", "steps": chosen.steps,
+        "command": f"OMP_NUM_THREADS=1 python benchmarks/study_missing.py {'--confirm ' * chosen.confirm}--out FOLDER", "steps": chosen.steps,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", "cpu_seconds": seconds, "rows": {}, "real": real,
     }  # fmt: skip
     for row, by_subset in found.items():
@@ -177,8 +203,9 @@ def collect(chosen):
         gains = [told["minus"]["zero filling"] for told in result["rows"][row].values() if "minus" in told]
         held = [gain["low"] is not None and gain["low"] > -0.02 for gain in gains]
         result.setdefault("at_least_as_good_as_zero_filling", {})[row] = f"{sum(held)} of {len(held)} subsets"
-    full = (chosen.steps, chosen.people, chosen.seeds) == (STEPS, 10, list(TRAININGS))
-    (RESULT if full else chosen.out / RESULT.name).write_text(json.dumps(result, indent=1) + "\n")
+    full = (chosen.steps, chosen.people, tuple(chosen.seeds)) == (STEPS, None, chosen.question.trainings)
+    file = (HERE if full else chosen.out) / chosen.question.result
+    file.write_text(json.dumps(result, indent=1) + "\n")
     for row, by_subset in found.items():
         means = {
             subset: round(fmean(v for p in seeds.values() for v in p.values() if v is not None), 3)
@@ -193,11 +220,14 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--people", type=int, default=10, help="at most so many labelled, and so many tested")
-    parser.add_argument("--seeds", type=int, nargs="*", default=list(TRAININGS))
+    parser.add_argument("--people", type=int, help="at most so many labelled, and so many tested")
+    parser.add_argument("--seeds", type=int, nargs="*", help="of training")
+    parser.add_argument("--confirm", action="store_true", help="the second question, on new people")
     parser.add_argument("--real", type=Path, help="BIDS folder of real exams: its labelled people are scored as well")
     parser.add_argument("--collect", action="store_true", help="only write the result of what is finished")
     chosen = parser.parse_args()
+    chosen.question = CONFIRM if chosen.confirm else FIRST
+    chosen.seeds = chosen.seeds or list(chosen.question.trainings)
     chosen.out.mkdir(parents=True, exist_ok=True)
     if not chosen.collect:
         people(chosen)
