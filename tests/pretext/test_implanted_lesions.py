@@ -15,6 +15,7 @@ from oligovox.networks.resenc import Settings as ResEncSettings
 from oligovox.pretext.implanted_lesions import ImplantedLesions, Settings
 from oligovox.sample.batch import Batch
 from oligovox.sample.bodies import Kind, Slots
+from oligovox.sample.implanting import _contrasts, _relation
 
 CLOCK = Clock(0, 1)
 SEQUENCES = ("T1w", "T2w", "FLAIR")
@@ -85,13 +86,13 @@ def test_no_single_sequence_tells_lesions_from_decoys_but_all_of_them_together_d
     batch = _batch(1)
     kinds = torch.tensor([[Kind.PLAQUE] * 1000 + [Kind.IMPOSSIBLE] * 500 + [Kind.ARTEFACT] * 500])
     slots = Slots(kinds, torch.zeros_like(kinds, dtype=torch.bool), torch.ones_like(kinds, dtype=torch.bool))
-    contrast = method._contrasts(batch, slots, _rng())[0, :, 0]
+    contrast = _contrasts(batch, slots, method.settings, _rng())[0, :, 0]
     lesion = kinds[0] == Kind.PLAQUE
     for values in contrast.T:
         limits = values.sort().values
         share = ((values[None] > limits[:, None]) == lesion).float().mean(1)
         assert torch.maximum(share, 1 - share).max() < 0.8
-    relation = method._relation(method.settings.plaque)
+    relation = _relation(method.settings.plaque, batch, method.settings)
     inside = ((contrast >= relation.low) & (contrast <= relation.high)).all(1)
     assert inside[lesion].all()
     assert not inside[~lesion].any()
@@ -186,7 +187,6 @@ def test_restoration_and_distillation_are_terms_of_their_own() -> None:
 
 def test_settings_speak_of_sequences_by_name_and_in_order() -> None:
     assert Settings(plaque={"t2f": (0.1, 1.0)}).plaque == {"FLAIR": (0.1, 1.0)}
-    assert _method(("QSM", "FLAIR")).modalities == ("QSM", "FLAIR")
     for wrong in ({"plaque": {"T9": (0, 1)}}, {"plaque": {"T1w": (1, 0)}}, {"lesions": (3, 1)}, {"radius": (0, 3)}):
         with pytest.raises(ValidationError):
             Settings(**wrong)
