@@ -196,6 +196,11 @@ def test_a_forecast_adds_up() -> None:
     assert found.lines()[-1].endswith("of disk (store 1 KiB, checkpoints 0 KiB, predictions 0 KiB)")
     alone = forecast(replace(measured, workers=1), parse(Recipe, RECIPE, "test"), cohort(10, 6))
     assert alone.seconds["prepare"] == 10 * 6, "no other process has to begin"
+    final = forecast(measured, parse(Recipe, RECIPE | {"final": "all"}, "test"), cohort(10, 6))
+    assert final.seconds == found.seconds | {"finetune": 2 * (5 + 400 + 4 * 7.5) + 5 + 400}, (
+        "nobody is left to validate on"
+    )
+    assert final.disk["checkpoints"] == found.disk["checkpoints"] + 3 * 10
 
 
 def test_what_does_not_fit_is_refused_with_numbers() -> None:

@@ -73,7 +73,9 @@ def test_the_labelled_part_is_the_task_alone() -> None:
     torch.testing.assert_close(found.total, alone.total + put.total)
     other = replace(seen, label=seen.label.where(seen.label < 0, 1 - seen.label))
     swapped = one.losses(one.views(other, rng()), CLOCK)
-    torch.testing.assert_close(swapped.terms["implanted_dice"], found.terms["implanted_dice"])  # labels have no say there
+    torch.testing.assert_close(
+        swapped.terms["implanted_dice"], found.terms["implanted_dice"]
+    )  # labels have no say there
 
 
 def test_labels_teach_alone_at_the_end_and_the_weight_counts() -> None:

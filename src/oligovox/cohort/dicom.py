@@ -175,7 +175,10 @@ def _run(tool: str, root: Path, scratch: Path) -> None:
     lines = (done.stdout + done.stderr).splitlines()
     if not some or done.returncode not in _PARTLY:
         last = (lines[-1:] or ["no message"])[0]
-        raise RunError(f"{TOOL} failed on {root} (exit {done.returncode}): {last}")
+        raise RunError(
+            f"{TOOL} failed on {root} (exit {done.returncode}): {last}; convert its folders one by one to find the series it cannot read, "
+            "and leave that out"
+        )
     said = [_words(line) for line in lines if line.lower().startswith(("warning", "error"))]
     _log.warning(
         "%s: %s, so some of it may be missing (%s, exit %d): %s",

@@ -373,7 +373,9 @@ def _planned(used: Path, way: _Way) -> Recipe:
     """The recipe; measured and chosen once."""
     file = way.out / "plan" / "plan.yaml"
     if not file.is_file():
-        plan(used, hours=way.asked.hours, minutes=way.asked.minutes, out=file.parent, show=way.show)
+        # a final model that is asked for at first has its share of the hours; later it comes on top
+        final: Literal["reported", "all"] = "all" if "final=all" in way.asked.changes else "reported"
+        plan(used, hours=way.asked.hours, minutes=way.asked.minutes, final=final, out=file.parent, show=way.show)
     way.stop("Plan", "; ".join(read_json(file.with_suffix(".json"))["lines"]), "plan/plan.yaml")
     return read_recipe(file, way.asked.changes)
 

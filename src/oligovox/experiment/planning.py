@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -68,6 +68,7 @@ def plan(
     labels: Sequence[str] = (),
     hours: float | None = None,
     minutes: float = 1.0,
+    final: Literal["reported", "all"] = "reported",
     out: Path | str | None = None,
     show: Show = quiet,
 ) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def plan(
         labels: value of each class in the label files, as hole=2; empty: as the folder says.
         hours: the whole run shall take at most so long; None: the usual number of steps.
         minutes: to spend on training steps and a prediction; preparing a case or two comes on top.
+        final: which model goes out, as in a recipe; "all" trains once more, and that has its share of the hours.
         out: folder for plan.yaml and plan.json; None: nothing is written.
         show: progress.
 
@@ -109,6 +111,7 @@ def plan(
         "cohorts": {ground.name: dict(ground.choice)},
         "prepare": prepared.model_dump(mode="json", exclude_defaults=True),
         "split": split.model_dump(),
+        "final": final,
     }
     with _scratch() as folder:
         measured, reasons = _probed(ground, prepared, machine, content, folder, 60 * minutes, show)
@@ -281,7 +284,7 @@ def _steps(hours: float | None, measured: Measured, content: Mapping[str, Any], 
     if hours is None:
         return usual
     expected = forecast(measured, recipe, facts)
-    each = [measured.training["pretrain"]["seconds"], *[measured.training["finetune"]["seconds"]] * len(recipe.arms)]
+    each = [measured.training["pretrain"]["seconds"], *[measured.training["finetune"]["seconds"]] * recipe.trainings]
     # a long run validates 10 times, the usual one 5 times
     fixed = sum(expected.seconds.values()) - usual * sum(each) + expected.validation
     return choose.affordable_steps(hours, each, fixed)

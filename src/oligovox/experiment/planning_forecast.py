@@ -48,7 +48,7 @@ class Forecast:
     """What a run will cost.
 
     Attributes:
-        seconds: wall seconds of "start", "prepare", "pretrain", "finetune" (all arms, with validation), "predict" and "score".
+        seconds: wall seconds of "start", "prepare", "pretrain", "finetune" (all arms, with validation, and the final model), "predict" and "score".
         cpu: CPU seconds of the same, of all processes.
         validation: part of "finetune" that is spent on validation, wall seconds.
         memory: bytes at most, all processes together.
@@ -99,7 +99,7 @@ def forecast(measured: Measured, recipe: Recipe, facts: Facts) -> Forecast:
     training, preparing, cases = measured.training, measured.preparing, len(facts.exams)
     made = preparing["disk"] / preparing["cases"] * measured.typical * cases if preparing else 0
     checkpoints = [
-        training[stage]["checkpoint"] for stage in ("pretrain", *["finetune"] * len(recipe.arms)) if stage in training
+        training[stage]["checkpoint"] for stage in ("pretrain", *["finetune"] * recipe.trainings) if stage in training
     ]
     tested = _cases_of(recipe.split.test, facts) * len(recipe.arms)
     # preparing happens in workers beside this process, which by then has not trained
@@ -149,7 +149,7 @@ def _spent(measured: Measured, recipe: Recipe, facts: Facts, clock: str) -> dict
         # every file is read twice: checked, then prepared
         "prepare": _shared(preparing, len(facts.exams), typical, 2, measured, clock) if preparing else 0.0,
         "pretrain": _steps_of(training["pretrain"], first.training.steps, clock) if first else 0.0,
-        "finetune": arms * _steps_of(training["finetune"], last.steps, clock) + validation,
+        "finetune": recipe.trainings * _steps_of(training["finetune"], last.steps, clock) + validation,
         "predict": arms * predicting * tested,
         "score": arms * _shared(training["score"], tested, typical, 1, measured, clock),
         "validation": validation,

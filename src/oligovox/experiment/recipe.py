@@ -254,6 +254,11 @@ class Recipe(Settings):
     )
     workers: Positive = Field(2, description="processes that simulate and prepare; each holds one person in memory")
 
+    @property
+    def trainings(self) -> int:
+        """Of the task: one an arm, and the final one."""
+        return len(self.arms) + (self.final == "all")
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if not self.cohorts or not self.arms:
