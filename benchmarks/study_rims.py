@@ -1,10 +1,12 @@
 """Which classifier finds paramagnetic rims? Five folds of people for every arm, on simulated people → study_rims.json beside this file, and the tables
-of study_rims.md, which has the plan.
+of study_rims.md, which has the plans.
 
-    OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER [--workers 2] [--tune] [--arms NAME …] [--collect]
+    OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER [--cohort shape] [--workers 2] [--tune] [--arms NAME …] [--collect]
 
-Start it again to resume: what is finished is kept, and arms that another folder finished are taken from studies/rims.predictions.tsv. `--tune` compares learning rates on people for development. `--quick` is a few coarse people, two folds
-and two steps, to see that it works; nothing is written but to FOLDER.
+There are two cohorts: `iron`, as the preset was at first, where the amount of iron tells nearly everything, and `shape`, where it does not.
+Start it again to resume: what is finished is kept, and arms that another folder finished are taken from studies/*.predictions.tsv. `--tune` compares
+learning rates on people for development. `--quick` is a few coarse people, two folds and two steps, to see that it works; nothing is written
+but to FOLDER.
 """
 
 import argparse
@@ -28,19 +30,47 @@ from oligovox.metrics.lesion_curves import reliability
 from oligovox.metrics.protocols.prl import MAIN, Settings, lesion_differences, lesion_intervals, score_lesions
 from oligovox.prepare.lesion_store import LesionStore
 
-RESULT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).with_suffix(".md")
-TABLE = RESULT.parent / "studies" / "rims.predictions.tsv"
+HERE = Path(__file__).parent
+PAGE = Path(__file__).with_suffix(".md")
 KINDS = ("none", "core", "vein")
-BEGIN, END = "<!-- tables: written by study_rims.py -->", "<!-- end of the tables -->"
-
-COHORTS = {"tune": (24, 1700), "study": (88, 1701)}
+PEOPLE = {"tune": 24, "study": 88}
 SIMULATED = ("sequences=[FLAIR,QSM]", *(("spacing=4", "rims.people=1", "rims.share=[0.4,0.6]") if QUICK else ()))
 CUT = ("spacing=4", "patch=16") if QUICK else ()
-SIZE = (
-    ("patch=16", "batch=4", "training.steps=2", "training.validate_every=1", "folds=2")
-    if QUICK
-    else ("patch=32", "batch=16", "training.steps=300", "training.validate_every=50")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Seeds of a cohort's people, what is asked of the simulator beside the preset, the steps of every training, and where its results go."""
+
+    seeds: dict[str, int]
+    changes: tuple[str, ...]
+    steps: int
+    name: str
+
+    @property
+    def result(self):
+        return HERE / f"study_{self.name}.json"
+
+    @property
+    def table(self):
+        return HERE / "studies" / f"{self.name}.predictions.tsv"
+
+    @property
+    def marks(self):
+        return f"<!-- tables of {self.name}: written by study_rims.py -->", f"<!-- end of the tables of {self.name} -->"
+
+
+SHAPE = (
+    "rims.volume_power=1.5",
+    "rims.core_mimics=0.25",
+    "rims.core_fade_mm=[0,0.5]",
+    "rims.core_strength=[0.1,1.0]",
+    "rims.thickness_mm=[0.8,1.5]",
 )
+GROUNDS = {
+    "iron": Ground({"tune": 1700, "study": 1701}, (), 300, "rims"),
+    "shape": Ground({"tune": 1710, "study": 1711}, SHAPE, 600, "rims_shape"),
+}
 LR = "3e-4"  # of FRODO's network; see study_rims.md
 FRODO = (f"network.settings.preset={'nano' if QUICK else 'cpu'}",)
 START = (
@@ -49,7 +79,7 @@ START = (
     f"pretrain.training.steps={2 if QUICK else 300}",
     "pretrain.training.threads=1",
 )
-COMMON = (*SIZE, "training.threads=1", "training.tensorboard=off")
+COMMON = ("training.threads=1", "training.tensorboard=off")
 LAST = "training.channels_last=true"  # what they are faster with
 RATES = {"no start": ("3e-4", "1e-3", "3e-3"), "ResNet-18": ("3e-4", "1e-3"), "RimNet": ("3e-4", "1e-3")}
 """Arms whose rate is chosen on people for development, and what is tried."""
@@ -62,18 +92,20 @@ class Arm:
     Attributes:
         changes: settings of `oligovox classify train`, beside COMMON.
         lr: learning rate, chosen on people for development (study_rims.md); that of a start is half of it, as in the paper.
-        network: takes COMMON at all.
+        network: has steps to take at all.
     """
 
     changes: tuple[str, ...] = ()
     lr: str = LR
     network: bool = True
 
-    def settings(self, lr=None, more=()):
+    def settings(self, steps, lr=None, more=()):
         """As `oligovox classify train` would read them."""
+        size = ("patch=32", "batch=16", f"training.steps={steps}", f"training.validate_every={steps // 6}")
+        quick = ("patch=16", "batch=4", "training.steps=2", "training.validate_every=1", "folds=2")
         rate, said = float(lr or self.lr), []
         if self.network:
-            said = [*COMMON, f"training.lr={rate:g}"]
+            said = [*(quick if QUICK else size), *COMMON, f"training.lr={rate:g}"]
             if any(change.startswith("pretrain.") for change in self.changes):
                 said.append(f"pretrain.training.lr={rate / 2:g}")
         elif QUICK:
@@ -109,11 +141,11 @@ ARMS = {
 }  # fmt: skip
 
 
-def lesions_of(which, out, workers):
+def lesions_of(which, ground, out, workers):
     """Lesion store of a cohort, made once."""
-    people, seed = COHORTS[which]
-    cohort, store = out / f"{which}_people", out / f"{which}_lesions"
-    simulate(cohort, preset="rim", subjects=10 if QUICK else people, seed=seed, changes=SIMULATED, workers=workers)
+    cohort, store, people = out / f"{which}_people", out / f"{which}_lesions", 10 if QUICK else PEOPLE[which]
+    changes = (*SIMULATED, *ground.changes)
+    simulate(cohort, preset="rim", subjects=people, seed=ground.seeds[which], changes=changes, workers=workers)
     begun = time.process_time(), time.perf_counter()
     counts = classify_extract(cohort, store, changes=CUT, workers=1)
     seconds = {"cpu": round(time.process_time() - begun[0], 1), "wall": round(time.perf_counter() - begun[1], 1)}
@@ -156,10 +188,12 @@ def done(out, which, jobs, workers):
 
 def tune(chosen):
     """Two folds of people for development and half of the steps: PR-AUC of each rate."""
-    lesions_of("tune", chosen.out, chosen.workers)
-    short = ("folds=2", f"training.steps={1 if QUICK else 150}")
+    lesions_of("tune", chosen.ground, chosen.out, chosen.workers)
+    short = ("folds=2", f"training.steps={1 if QUICK else chosen.ground.steps // 2}")
     jobs = [
-        (f"tune {name} {rate}", ARMS[name].settings(rate, short)) for name, rates in RATES.items() for rate in rates
+        (f"tune {name} {rate}", ARMS[name].settings(chosen.ground.steps, rate, short))
+        for name, rates in RATES.items()
+        for rate in rates
     ]
     done(chosen.out, "tune", jobs, chosen.workers)
     found = {}
@@ -170,9 +204,9 @@ def tune(chosen):
     write_json(chosen.out / "tuned.json", found)
 
 
-def predictions_of(out, before):
+def predictions_of(out, before, table):
     """Lesion → its row, with a column an arm; thresholds of each arm by fold; CPU seconds. What is finished, and what `before` knows of other arms."""
-    rows = {row["lesion"]: dict(row) for row in read_tsv(TABLE)} if before else {}
+    rows = {row["lesion"]: dict(row) for row in read_tsv(table)} if before else {}
     limits = {name: arm["thresholds"] for name, arm in before.get("arms", {}).items()}
     seconds = {name: arm["cpu_seconds"] for name, arm in before.get("arms", {}).items()}
     for name in ARMS:
@@ -186,7 +220,7 @@ def predictions_of(out, before):
                 known = rows.setdefault(row["lesion"], about)
                 if any(known[key] != value for key, value in about.items()):
                     raise SystemExit(
-                        f"{TABLE}: {row['lesion']} has another person, fold or grade than in {run}; the cohort is another one"
+                        f"{table}: {row['lesion']} has another person, fold or grade than in {run}; the cohort is another one"
                     )
                 known[name], limits[name][row["fold"]] = f"{float(row['probability']):.5f}", float(row["threshold"])
     for lesion, about in truth_of(out).items():
@@ -223,8 +257,9 @@ def roc_auc(said, truth):
 
 def collect(chosen):
     """Scores, and differences from FRODO, of what is finished here or was before."""
-    before = read_json(RESULT) if RESULT.is_file() and not QUICK else {}
-    rows, limits, seconds = predictions_of(chosen.out, before)
+    ground = chosen.ground
+    before = read_json(ground.result) if ground.result.is_file() and not QUICK else {}
+    rows, limits, seconds = predictions_of(chosen.out, before, ground.table)
     truth, people = np.array([int(row["grade"]) for row in rows]), [row["person"] for row in rows]
     said = {name: np.array([float(row[name]) for row in rows]) for name in limits}
     called = {name: np.array([limits[name][row["fold"]] for row in rows]) for name in limits}
@@ -235,7 +270,7 @@ def collect(chosen):
     for name in (name for name in ARMS if name in limits):
         found = lesion_intervals(said[name], truth, people, Settings(), seed=0, thresholds=called[name])
         arms[name] = {
-            "settings": ARMS[name].settings().model_dump(mode="json", exclude_unset=True), "cpu_seconds": seconds[name], "thresholds": limits[name],
+            "settings": ARMS[name].settings(ground.steps).model_dump(mode="json", exclude_unset=True), "cpu_seconds": seconds[name], "thresholds": limits[name],
             "scores": {metric: found["lesion"][metric].as_row() for metric in MAIN}, "ece": reliability(said[name], truth).ece,
             "told_apart": told_apart(said[name], made),
             "people": {region: {metric: estimate.as_row() for metric, estimate in found[region].items()} for region in ("patient_1", "count")},
@@ -246,23 +281,23 @@ def collect(chosen):
             )
             arms[name]["frodo_minus"] = {metric: less["lesion"][metric].as_row() for metric in MAIN}
     result = {
-        "command": "OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER --workers 2", "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"OMP_NUM_THREADS=1 python benchmarks/study_rims.py --cohort {chosen.cohort} --out FOLDER --workers 2", "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(), "versions": versions(), "cohort": read_json(chosen.out / "study.json"), "people": len(set(people)), "arms": arms,
         "median_qsm": {metric: alone[metric].as_row() for metric in ("pr_auc", "roc_auc")} | {"told_apart": told_apart(one_number, made)},
         "lesions_made_as": {kind: int((made == kind).sum()) for kind in ("rim", *KINDS)},
     }  # fmt: skip
     tuned = chosen.out / "tuned.json"
     result["tuned"] = before.get("tuned", {}) | (read_json(tuned) if tuned.is_file() else {})
-    write_json(chosen.out / RESULT.name if QUICK else RESULT, result)
+    write_json(chosen.out / ground.result.name if QUICK else ground.result, result)
     write_tsv(
-        chosen.out / TABLE.name if QUICK else TABLE,
+        chosen.out / ground.table.name if QUICK else ground.table,
         rows,
         ("lesion", "person", "fold", "grade", "made", "median_ppb", *arms),
     )
     table = tables(arms, result["median_qsm"])
     if not QUICK:
-        text = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(text[: text.index(BEGIN)] + f"{BEGIN}\n\n{table}\n{text[text.index(END) :]}", encoding="utf-8")
+        text, (begin, end) = PAGE.read_text(encoding="utf-8"), ground.marks
+        PAGE.write_text(text[: text.index(begin)] + f"{begin}\n\n{table}\n{text[text.index(end) :]}", encoding="utf-8")
     progress("\n" + table)
 
 
@@ -302,20 +337,22 @@ def tables(rows, median):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cohort", choices=list(GROUNDS), default="iron")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS), metavar="NAME")
     parser.add_argument("--tune", action="store_true", help="only compare learning rates, on people for development")
     parser.add_argument("--collect", action="store_true", help="only write the result of what is finished")
     parser.add_argument("--quick", action="store_true", help="to see that it works")
     chosen = parser.parse_args()
-    chosen = argparse.Namespace(**vars(chosen) | {"out": chosen.out.resolve()})
+    chosen = argparse.Namespace(**vars(chosen) | {"out": chosen.out.resolve(), "ground": GROUNDS[chosen.cohort]})
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.tune:
         tune(chosen)
         return
     if not chosen.collect:
-        lesions_of("study", chosen.out, chosen.workers)
-        done(chosen.out, "study", [(name, ARMS[name].settings()) for name in chosen.arms], chosen.workers)
+        lesions_of("study", chosen.ground, chosen.out, chosen.workers)
+        jobs = [(name, ARMS[name].settings(chosen.ground.steps)) for name in chosen.arms]
+        done(chosen.out, "study", jobs, chosen.workers)
     collect(chosen)
 
 

@@ -273,7 +273,7 @@ def main():
     if given.heads_only:
         return
     training = Training(
-        steps=given.steps, lr=given.lr, seed=given.seed, device="cpu", precision="bf16-mixed", threads=1, workers=1,
+        steps=given.steps, lr=given.lr, seed=given.seed, device="cpu", threads=1, workers=1,
         validate_every=100, checkpoint_every=100, tensorboard="off",
     )  # fmt: skip
     torch.manual_seed(given.seed)
