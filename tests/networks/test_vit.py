@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from oligovox.errors import SettingsError
+from oligovox.networks.transfer import transfer
 from oligovox.networks.vit import Settings, TokenBlock, ViT, from_cubes, positions, to_cubes
 from oligovox.settings import parse
 
@@ -70,8 +72,8 @@ def test_a_token_left_out_is_a_token_nobody_reads():
 def test_a_network_of_the_sequences_that_are_there_makes_the_same_of_them():
     """Behind full resolution, where the convolution reads the availability channels as well."""
     both, one = build(), build(("T1w",))
-    known = both.state_dict()
-    one.load_state_dict({key: known[key][:, :1] if key in ("filters", "offsets") else known[key] for key in known if not key.startswith("full.")}, strict=False)  # fmt: skip
+    weights = {f"encoder.{name}": value for name, value in both.state_dict().items()}
+    transfer(weights, both.modalities, nn.ModuleDict({"encoder": one}))
     image = torch.randn(1, 2, *SIDES)
     ours = both(image, torch.tensor([[True, False]]))[1:]
     theirs = one(image[:, :1], torch.ones(1, 1, dtype=torch.bool))[1:]

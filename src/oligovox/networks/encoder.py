@@ -21,12 +21,14 @@ class Encoder(nn.Module, ABC):
         strides: downsampling of each feature map against the image; the last one divides every patch side.
         modality_weights: state-dict name of each tensor whose second axis runs over the input channels
             (see `with_availability`) → number of channel groups in it, so that weights can be moved by modality name.
+        apart: of these, those whose channels meet in no sum: they are moved as they are, whatever the number of sequences.
     """
 
     modalities: tuple[str, ...]
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     modality_weights: Mapping[str, int]
+    apart: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:

@@ -87,7 +87,7 @@ def transfer(
         modalities: names of the channels these weights read, in order.
         target: has `encoder` (an `Encoder`) and maybe `decoder`; freshly initialised.
         parts: which of the two to transfer.
-        rescale: scale by (old m / new m). Turn it off for weights trained with absent sequences: then a network that reads
+        rescale: scale sums over sequences by (old m / new m). Turn it off for weights trained with absent sequences: then a network that reads
             a subset computes exactly what the old one computes with the others absent.
         norm_reset: scale each transferred convolution to the norm it had in the fresh target and set the instance norms to
             scale 1, shift 0: long pre-training lets weights grow, which under a norm lowers their effective learning rate.
@@ -154,7 +154,7 @@ def _by_name(
         return "loaded", old
     known = old.reshape(len(old), groups, len(modalities), *old.shape[2:])
     slices = [known[:, :, modalities.index(m)] if m in modalities else known.mean(dim=2) for m in encoder.modalities]
-    factor = len(modalities) / len(encoder.modalities) if rescale else 1.0
+    factor = len(modalities) / len(encoder.modalities) if rescale and name not in encoder.apart else 1.0
     return "expanded", factor * torch.stack(slices, dim=2).flatten(1, 2)
 
 

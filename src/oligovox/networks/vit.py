@@ -72,8 +72,7 @@ class ViT(Encoder):
     """Features: convolutions at full resolution, hidden states of the transformer brought up to strides 2, 4, …, its output.
 
     Tokens of absent sequences are left out. A pretext that works on tokens calls `tokenise` and `transform` itself, and trains
-    neither `full` nor `pyramid`. Each sequence has its own token filter, a slice of `filters` and `offsets`: where weights
-    move to another number of sequences, transfer scales them as if their outputs were summed.
+    neither `full` nor `pyramid`. Each sequence has its own token filter, a slice of `filters` and `offsets`, and tokens are never summed.
     """
 
     def __init__(self, modalities: tuple[str, ...], settings: Settings) -> None:
@@ -85,6 +84,7 @@ class ViT(Encoder):
         self.channels = (*(settings.feature_size * stride for stride in self.strides[:-1]), width)
         self.taps = tuple(math.ceil(settings.depth * level / levels) - 1 for level in range(1, levels))
         self.modality_weights = {"filters": 1, "offsets": 1, "full.0.weight": 2}
+        self.apart = frozenset({"filters", "offsets"})
         self.filters = nn.Parameter(torch.randn(width, m, *[settings.token] * 3) * settings.token**-1.5)
         self.offsets = nn.Parameter(torch.randn(width, m) * 0.02)
         hidden = settings.expansion * width
