@@ -13,6 +13,7 @@ from time import process_time
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from common import QUICK, machine, progress, table, versions
 from oligovox.infer.brain import DESCRIPTION, brain_mask, doubts
@@ -39,6 +40,13 @@ def compared(mask, truth, spacing):
     }
 
 
+def tissue_dice(mask, truth, flair):
+    """Dice without what is darker on FLAIR than half of the middle of the brain: fluid and bone, of which masks hold more or less."""
+    middle = np.median(flair[ndimage.binary_erosion(mask & truth, iterations=8)])
+    kept = flair >= 0.5 * middle
+    return round(dice(mask & kept, truth & kept), 4)
+
+
 def timed_mask(volumes):
     begun = process_time()
     mask = brain_mask(volumes)
@@ -61,6 +69,8 @@ def exam(name, volumes, truth):
         else:
             there = resample_to(truth, first.affine, first.shape, 0).array > 0
             row |= compared(mask, there, spacing)
+            if which == "FLAIR":
+                row["dice_without_fluid"] = tissue_dice(mask, there, first.array)
         progress(f"{name} {which}: {row.get('dice', row.get('litres'))}")
         rows.append(row)
         if PICTURES:

@@ -2,8 +2,8 @@
 
 Ventricles lie in the middle of every brain, amid white matter and deep grey matter. Two rules look there, and a name is doubted only where both
 contradict it: the side to which the values are skewed, which needs no level of white matter; and the largest pieces left and right that are far
-brighter, and far darker, than the most common even tissue: ventricles are on both sides, oedema mostly on one. T1w and FLAIR, with or without
-gadolinium, are not told apart.
+brighter, and far darker, than the most common even tissue: ventricles are on both sides, oedema mostly on one. Fluid does not tell T1w from FLAIR;
+where a case has both, `swapped.py` does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from oligovox.doctor.finding import Finding
 from oligovox.doctor.intensity import snr, unevenness
+from oligovox.doctor.region import LEAST, brain_region, ellipsoid
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import Covering
 from oligovox.prepare.geometry import spacing_of
@@ -35,12 +36,7 @@ _FLUID: Mapping[str, Fluid] = {"T1w": "dark", "T1wGd": "dark", "T2w": "bright", 
 _LIKE: Mapping[Fluid, str] = {"bright": "T2w", "dark": "T1w or FLAIR"}
 _OPPOSITE = 0.1  # the largest piece of the other kind on either side, as a share of the smaller of these
 _UNEVEN, _THICK_MM, _SNR = 0.2, 4.5, 8.0  # in a more uneven brain, thicker slices or more noise, nothing is said
-_RIM_MM = 6.0  # left out along the border of a stripped brain
-_CROWN_CM2 = 120.0  # of the uppermost slice of a head; a larger one is a cut 2 cm or more below its top
-_BELOW_VERTEX_MM = 65.0  # the middle of the brain under the top of the head
-_INNER_MM = (50.0, 62.0, 42.0)  # half axes of an ellipsoid that lies in any adult's brain
-_MIDDLE_MM = (28.0, 38.0, 28.0)  # half axes of one that holds the ventricles and hardly any cortex
-_LEAST = 2000  # voxels of brain
+_MIDDLE_MM = (28.0, 38.0, 28.0)  # half axes of an ellipsoid that holds the ventricles and hardly any cortex
 _DARK, _BRIGHT = 0.6, 1.8  # of white matter: fluid is beyond
 _EVEN = 0.3  # share of the voxels that count as even
 
@@ -60,39 +56,13 @@ class Middle:
     bright_ml: tuple[float, float]
 
 
-def brain_region(seen: Seen, covering: Covering) -> NDArray[np.bool_]:
-    """Voxels of the small copy that are brain: a stripped one without its rim, an ellipsoid under the top of a head, none where that is cut off."""
-    foreground, spacing = seen.coarse_foreground, np.array(spacing_of(seen.coarse.affine))
-    if covering == "stripped":
-        inward = ndimage.distance_transform_edt(np.pad(foreground, 1), spacing)[1:-1, 1:-1, 1:-1]
-        return np.asarray(inward > _RIM_MM)
-    area = foreground.sum(axis=(0, 1)) * spacing[0] * spacing[1] / 100
-    tall = np.flatnonzero(area > 10)
-    if not tall.size or area[tall[-1]] > _CROWN_CM2:
-        return np.zeros_like(foreground)
-    middle = tall[-1] - _BELOW_VERTEX_MM / spacing[2]
-    slab = slice(max(0, int(middle - 15 / spacing[2])), max(1, int(middle + 25 / spacing[2])))
-    around = np.asarray(foreground[:, :, slab].any(axis=2))
-    at = [(np.flatnonzero(around.any(axis=1 - axis))[[0, -1]]).mean() if around.any() else 0.0 for axis in (0, 1)]
-    return np.asarray(foreground & _ellipsoid(foreground.shape, (*at, middle), _INNER_MM, spacing))
-
-
-def _ellipsoid(
-    shape: tuple[int, ...], centre: tuple[float, ...], half_mm: tuple[float, ...], spacing: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    grid = np.ogrid[tuple(slice(0, n) for n in shape)]
-    return np.asarray(
-        sum(((g - c) * s / h) ** 2 for g, c, s, h in zip(grid, centre, spacing, half_mm, strict=True)) < 1
-    )
-
-
 def middle(seen: Seen, covering: Covering) -> Middle | None:
     """Measure an image; None where too little brain is in it."""
     region, spacing = brain_region(seen, covering), np.array(spacing_of(seen.coarse.affine))
-    if region.sum() < _LEAST:
+    if region.sum() < LEAST:
         return None
     centre = ndimage.center_of_mass(region)
-    core = region & _ellipsoid(region.shape, centre, _MIDDLE_MM, spacing)
+    core = region & ellipsoid(region.shape, centre, _MIDDLE_MM, spacing)
     values = seen.coarse.array - np.float32(seen.background or 0.0)
     low, median, high = np.percentile(values[core], (5, 50, 95)) if core.any() else (0.0, 0.0, 0.0)
     mean = ndimage.uniform_filter(values, 3)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from oligovox.doctor.finding import Finding, Severity
+from oligovox.doctor.region import inside_head
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import Covering
 from oligovox.prepare.geometry import spacing_of
@@ -25,11 +26,14 @@ CLIPPED = 2e-4
 SNR = 5.0
 """Median of the foreground over the noise; below, lesions of a few voxels drown."""
 
-GHOST = 0.06
-"""Signal in the air along one axis of the head over that along the others, as a share of the head's own."""
+GHOST = 0.05
+"""Signal in the air along one axis of the head beyond that along the other, root mean square, as a share of the head's own."""
 
 UNEVEN = 0.35
-"""Half the range (5th to 95th percentile) of the smooth part of a stripped brain, relative to its middle; heads are not judged."""
+"""Half the range (5th to 95th percentile) of the smooth part of a stripped brain, relative to its middle."""
+
+UNEVEN_HEAD = 3.5
+"""How many times brighter a brain in a head is at one end of `_ACROSS_MM` than at the other; whole exams have up to 2.9."""
 
 _CLIP_RATIO = 10.0  # and so many times more than values a little lower have
 _CLIP_SERIOUS = 5e-3
@@ -37,8 +41,12 @@ _SIGNED = ("QSM",)  # no magnitude: neither an SNR nor a field around 1
 _MAD = 1.4826  # sd of a normal distribution over its median absolute deviation
 _KERNEL_NORM = 6.0  # sd that [1 -2 1] in two directions makes of white noise of sd 1
 _SMOOTH_MM = 24.0  # sd of the smooth part
-_AIR_MM = 8.0  # around the head, left out of the air
+_ACROSS_MM = 130.0  # of brain, that a steady drift is told for
+_FIT = 5, 2.0  # rounds; residuals so many times the usual one count a quarter
+_BELOW_TOP_MM = 65.0  # of a head, where there is neither face nor neck beside it
+_AIR_MM = 15.0  # around the head, left out of the air: as much as a scalp that is too dark to be seen
 _LEAST_AIR = 300  # voxels of the small copy
+_LEAST_INNER = 500  # every second or so along each axis
 _AXES = ("left-right", "front-back", "head-foot")
 
 
@@ -115,27 +123,32 @@ def snr(seen: Seen) -> float | None:
 
 
 def ghosts(seen: Seen) -> tuple[float, int] | None:
-    """Signal in the air beside the head along one axis, less that along the other two, over the head's median; and that axis.
+    """Signal in the air beside the head along one axis beyond that along the other, over the head's median; and that axis.
 
-    A head that moves while it is scanned is copied along the phase-encoding axis, into the air before and behind it (or beside, or above it).
-    Air beyond the neck is left out. None where there is too little air, or it was set to one value.
+    A head that moves while it is scanned is copied along the phase-encoding axis, into the air before and behind it, or beside it. Squares are
+    compared, to which noise adds the same everywhere, so a ghost counts as much in a noisy image. Only the upper part of the head is looked at.
+    None where there is too little air, or all of it was set to one value.
     """
-    array, head = seen.coarse.array, seen.coarse_foreground
     spacing = spacing_of(seen.coarse.affine)
-    near = ndimage.binary_dilation(head, iterations=max(1, round(_AIR_MM / max(spacing))))
-    values = array - np.float32(seen.background if seen.background is not None else 0.0)
-    levels = []
-    for axis in (0, 1):
-        shadow = np.broadcast_to(head.any(axis=axis, keepdims=True), head.shape)
-        other = np.broadcast_to(head.any(axis=1 - axis, keepdims=True), head.shape)
-        air = shadow & ~other & ~near
-        part = values[air]
-        levels.append(float(part.mean()) if part.size >= _LEAST_AIR and (part != 0).mean() > 0.5 else np.nan)
-    if not np.isfinite(levels).all():
+    shown = np.flatnonzero(seen.coarse_foreground.any(axis=(0, 1)))
+    if not shown.size:
         return None
+    upper = slice(max(0, int(shown[-1] - _BELOW_TOP_MM / spacing[2])), None)
+    array, head = seen.coarse.array[..., upper], seen.coarse_foreground[..., upper]
+    near = ndimage.distance_transform_edt(~head, spacing) <= _AIR_MM
+    values = array - np.float32(seen.background if seen.background is not None else 0.0)
+    powers, noisy = [], False
+    for axis in (0, 1):
+        part = values[head.any(axis=axis, keepdims=True) & ~near.any(axis=1 - axis, keepdims=True) & ~near]
+        if part.size < _LEAST_AIR:
+            return None
+        powers.append(float(np.mean(part.astype(np.float64) ** 2)))
+        noisy |= bool((part != 0).mean() > 0.5)
+    if not noisy:
+        return None
+    axis = int(powers[1] > powers[0])
     typical = float(np.median(values[head]))
-    axis = int(levels[1] > levels[0])
-    return (levels[axis] - levels[1 - axis]) / max(typical, 1e-12), axis
+    return float(np.sqrt(powers[axis] - powers[1 - axis])) / max(typical, 1e-12), axis
 
 
 def unevenness(seen: Seen) -> float:
@@ -156,6 +169,32 @@ def unevenness(seen: Seen) -> float:
     smooth = ndimage.gaussian_filter(logs, sigma) / np.maximum(weight, 1e-3)
     low, high = np.percentile(smooth[mask], (5, 95))
     return float(high - low) / 2
+
+
+def drift(seen: Seen) -> float | None:
+    """How many times brighter the brain in a head is at one end of 130 mm than at the other, along the steepest way; None where it is not found.
+
+    A plane through the logarithm inside the brain. Fluid and what else lies far off it counts little, and a field that is bright in the middle, as at
+    7 T, has no slope.
+    """
+    inner = inside_head(seen)
+    if inner is None:
+        return None
+    step = tuple(slice(None, None, max(1, round(4 / size))) for size in spacing_of(seen.coarse.affine))
+    values = seen.coarse.array[step] - np.float32(seen.background or 0.0)
+    mask = inner[step] & (values > 0)
+    if mask.sum() < max(_LEAST_INNER, 0.5 * inner[step].sum()):  # or values around 0, of which no ratio can be told
+        return None
+    size = np.array(spacing_of(seen.coarse.affine)) * [part.step for part in step]
+    places = np.argwhere(mask) * size / _ACROSS_MM
+    logs = np.log(values[mask] / np.median(values[mask])).clip(-2.5, 2.5)
+    terms = np.c_[np.ones(len(places)), places - places.mean(axis=0)]
+    weights, slopes = np.ones(len(places)), np.zeros(4)
+    for _ in range(_FIT[0]):
+        slopes = np.linalg.lstsq(terms * weights[:, None], logs * weights, rcond=None)[0]
+        away = np.abs(logs - terms @ slopes)
+        weights = 1 / (1 + (away / max(_FIT[1] * _MAD * float(np.median(away)), 1e-6)) ** 2)
+    return float(np.exp(np.linalg.norm(slopes[1:])))
 
 
 def check_intensity(case: str, seen: Seen, covering: Covering) -> list[Finding]:
@@ -201,22 +240,20 @@ def check_intensity(case: str, seen: Seen, covering: Covering) -> list[Finding]:
                 axis=ghost[1],
             )
         )
+    return [*findings, *_field(case, seen, covering)]
+
+
+def _field(case: str, seen: Seen, covering: Covering) -> list[Finding]:
+    remedy = "correct the bias field before training (N4, in the preparation of raw exams)"
     if covering == "stripped" and (uneven := unevenness(seen)) > UNEVEN:
         found = f"brightness drifts by ± {100 * uneven:.0f} % across the brain"
-        remedy = "correct the bias field before training (N4, in the preparation of raw exams)"
-        findings.append(
-            _one(
-                case,
-                seen,
-                "uneven",
-                "warning",
-                found,
-                f"less than ± {100 * UNEVEN:.0f} %",
-                remedy,
-                uneven=uneven,
-            )
-        )
-    return findings
+        expected = f"less than ± {100 * UNEVEN:.0f} %"
+        return [_one(case, seen, "uneven", "warning", found, expected, remedy, uneven=uneven)]
+    if covering == "head" and (times := drift(seen)) is not None and times > UNEVEN_HEAD:
+        found = f"one end of the brain is {times:.1f} times as bright as the other"
+        expected = f"less than {UNEVEN_HEAD:g} times"
+        return [_one(case, seen, "uneven", "warning", found, expected, remedy, times=times)]
+    return []
 
 
 def _slices(case: str, seen: Seen) -> list[Finding]:
