@@ -7,11 +7,11 @@
 | clipped | note, warning | foreground cut off at one value |
 | noisy | warning | little signal over the noise |
 | ghosts | warning | copies of the head in the air along one axis, as from motion; heads only |
-| uneven | warning | an extreme bias field; stripped brains only |
+| uneven | warning | an extreme bias field across the brain |
 | stripped_differs | warning | sequences of a case with and without skull |
 | stripped_in_cohort | note | a case that differs in this from the others |
 | not_aligned | warning | sequences of a case that do not lie on each other |
-| contrast | warning | fluid that is bright where the sequence's name says dark, or dark where it says bright |
+| contrast | warning | fluid that is bright where the sequence's name says dark, or dark where it says bright; T1w and FLAIR swapped |
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from oligovox.doctor.finding import Finding
 from oligovox.doctor.intensity import check_intensity
 from oligovox.doctor.seen import Seen
 from oligovox.doctor.stripped import Covering, check_cohort, check_stripped, outline
+from oligovox.doctor.swapped import check_swapped
 from oligovox.errors import ImageError
 from oligovox.prepare.geometry import read_volume
 
@@ -64,6 +65,7 @@ def look_at(name: str, seen: Sequence[Seen]) -> Looked:
     whole = [(one, line) for one, line in zip(seen, outlines, strict=True) if one.sequence not in torn]
     findings += check_stripped(name, [one for one, _ in whole], [line for _, line in whole])
     findings += check_alignment(name, seen)
+    findings += check_swapped(name, seen, [line.covering for line in outlines], findings)
     coverings = {line.covering for _, line in whole}
     return Looked(name, tuple(findings), coverings.pop() if len(coverings) == 1 else None)
 

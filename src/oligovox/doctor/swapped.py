@@ -32,19 +32,26 @@ _DARKER, _DARK = (
     -0.2,
 )  # logarithm against the neighbourhood: fluid is below the one in one image, below the other in the other
 _ROUNDS = 2  # of looking for fluid
+_NAMES = ("T1w", "FLAIR")
+_UNSURE = ("empty_slices", "noisy", "uneven", "contrast")  # of an image with one of these findings nothing more is said
+_OFF_MM = 4.0  # nor of two that lie farther off each other: white matter of one would be looked for in the cortex of the other
 
 
-def check_swapped(case: str, seen: Sequence[tuple[Seen, Covering]]) -> list[Finding]:
+def check_swapped(
+    case: str, seen: Sequence[Seen], coverings: Sequence[Covering], found: Sequence[Finding]
+) -> list[Finding]:
     """A warning where a case has a T1w and a FLAIR, and each of them looks like the other.
 
     Args:
         case: its name.
-        seen: its images that are whole and whose fluid is as their names say, each with what it shows.
+        seen: its images.
+        coverings: what each shows.
+        found: what was found in them already, their alignment included.
     """
-    named = {one.sequence: (one, covering) for one, covering in seen}
-    if not {"T1w", "FLAIR"} <= set(named):
+    named = {one.sequence: (one, covering) for one, covering in zip(seen, coverings, strict=True)}
+    if not set(_NAMES) <= set(named) or any(map(_unsure, found)):
         return []
-    (first, covering), (second, _) = named["T1w"], named["FLAIR"]
+    (first, covering), (second, _) = (named[name] for name in _NAMES)
     leads = even_over_uneven(first, second, covering)
     if leads is None or leads[1] < BRIGHT or leads[1] - leads[0] < LEAD:
         return []
@@ -60,6 +67,12 @@ def check_swapped(case: str, seen: Sequence[tuple[Seen, Covering]]) -> list[Find
             numbers={"even_over_uneven_t1w": leads[0], "even_over_uneven_flair": leads[1]},
         )
     ]
+
+
+def _unsure(finding: Finding) -> bool:
+    if finding.check == "not_aligned":
+        return float(finding.numbers["mm"]) > _OFF_MM
+    return finding.sequence in _NAMES and finding.check in _UNSURE
 
 
 def even_over_uneven(one: Seen, other: Seen, covering: Covering) -> tuple[float, float] | None:
@@ -106,8 +119,15 @@ def _against(
     logs: Sequence[NDArray[np.float32]], where: NDArray[np.bool_], sigma: NDArray[np.float64]
 ) -> list[NDArray[np.float32]]:
     """Each image less its mean around a voxel, of voxels in `where` only; `sigma` in voxels."""
-    weight = np.maximum(ndimage.gaussian_filter(where.astype(np.float32), sigma, truncate=3), 1e-3)
-    return [log - ndimage.gaussian_filter(np.where(where, log, 0), sigma, truncate=3) / weight for log in logs]
+    weight = np.maximum(_blurred(where.astype(np.float32), sigma), 1e-3)
+    means = [_blurred(np.where(where, log, 0), sigma) / weight for log in logs]
+    return [np.asarray(log - mean, dtype=np.float32) for log, mean in zip(logs, means, strict=True)]
+
+
+def _blurred(array: NDArray[np.float32], sigma: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Two boxes, which are nearly a Gaussian and take no longer for a wide one."""
+    width = [max(1, round(size)) for size in np.sqrt(6) * sigma]
+    return np.asarray(ndimage.uniform_filter(ndimage.uniform_filter(array, width), width), dtype=np.float32)
 
 
 def _spread(log: NDArray[np.float32]) -> NDArray[np.float32]:
