@@ -1,10 +1,12 @@
 """One network for every subset of its sequences: dropout against zero filling, early fusion against stems → study_missing.json beside this file.
 
     OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER [--workers 1] [--collect] [--real BIDS]
-    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --confirm --out FOLDER [--workers 1]
+    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --question confirm --out FOLDER [--workers 1]
+    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --question longer --out FOLDER [--workers 1]
 
-The second asks again, on new people and with new seeds, what was chosen after the first → study_missing_confirm.json.
-Plan, results, reading: study_missing.md. Start it again to resume: what is finished is kept. With other `--steps`, `--people`
+The second asks again, on new people and with new seeds, what was chosen after the first → study_missing_confirm.json. The third trains longer, hides
+sequences another way, and calls voxels where validation people are scored best → study_missing_longer.json.
+Plans, results, reading: study_missing.md. Start it again to resume: what is finished is kept. With other `--steps`, `--people`
 or `--seeds` (to see that it works) the result goes to FOLDER.
 """
 
@@ -23,6 +25,7 @@ import torch
 from oligovox.engine.fit import Training
 from oligovox.engine.log import say
 from oligovox.experiment.budget_claims import claimed
+from oligovox.experiment.budget_scoring import HALF, LIMITS
 from oligovox.experiment.cohorts import read_cohort
 from oligovox.experiment.recipe import Finetune, NetworkChoice
 from oligovox.experiment.sequence_price import name_of, subsets
@@ -38,7 +41,7 @@ from oligovox.sample.augment import Augmentation
 
 HERE = Path(__file__).parent
 SEQUENCES = ("T1w", "T2w", "FLAIR")
-STEPS, PATCH = 1000, (32, 32, 32)
+PATCH = (32, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -46,35 +49,49 @@ class Network:
     """What is trained."""
 
     fusion: str
-    drop: float
+    drop: float = 0.0
+    some: float = 0.0
 
 
 NETWORKS = {
-    "early": Network("early", 0.0),
-    "early, dropout": Network("early", 0.4),
-    "stems, dropout": Network("stems", 0.4),
-    "early, dropout 0.2": Network("early", 0.2),
-    "stems, dropout 0.2": Network("stems", 0.2),
+    "early": Network("early"),
+    "early, dropout": Network("early", drop=0.4),
+    "stems, dropout": Network("stems", drop=0.4),
+    "early, dropout 0.2": Network("early", drop=0.2),
+    "stems, dropout 0.2": Network("stems", drop=0.2),
+    "early, some": Network("early", some=0.5),
+    "stems, some": Network("stems", some=0.5),
 }
 
 
 @dataclass(frozen=True)
 class Question:
-    """Who is labelled and tested (how many, seed), the seeds of training, and what is trained."""
+    """Who is labelled, tested and validated (how many, seed), the seeds of training, what is trained and for how long. Where people are
+    validated, each row calls voxels of each subset where it scores them best."""
 
     people: dict[str, tuple[int, int]]
     trainings: tuple[int, ...]
     networks: tuple[str, ...]
     result: str
+    steps: int = 1000
 
 
-FIRST = Question({"labelled": (8, 970), "tested": (10, 971)}, (0, 1), tuple(NETWORKS), "study_missing.json")
-CONFIRM = Question(
-    {"labelled": (8, 980), "tested": (16, 981)},
-    (2, 3, 4, 5),
-    ("early", "stems, dropout 0.2"),
-    "study_missing_confirm.json",
-)
+QUESTIONS = {
+    "first": Question({"labelled": (8, 970), "tested": (10, 971)}, (0, 1), tuple(NETWORKS)[:5], "study_missing.json"),
+    "confirm": Question(
+        {"labelled": (8, 980), "tested": (16, 981)},
+        (2, 3, 4, 5),
+        ("early", "stems, dropout 0.2"),
+        "study_missing_confirm.json",
+    ),
+    "longer": Question(
+        {"labelled": (8, 990), "tested": (16, 991), "validated": (4, 992)},
+        (6, 7, 8, 9),
+        ("early", "early, some", "stems, some"),
+        "study_missing_longer.json",
+        steps=3000,
+    ),
+}
 ROWS = {
     "zero filling": ("early", False),
     "early": ("early", True),
@@ -107,17 +124,31 @@ def hiding(network, shown, told):
     return answer
 
 
-def scored(network, told, store):
-    """Subset → person → Dice."""
-    return {
-        name_of(shown, SEQUENCES): {
-            case.person: defined(
-                dice(predict_case(hiding(network, shown, told), case, store.plan, patch=PATCH, overlap=0.25).argmax(0), case.label())
-            )
-            for case in store.labelled
-        }
-        for shown in subsets(SEQUENCES)
-    }  # fmt: skip
+def scored(network, told, store, limits=(HALF,)):
+    """Subset → limit → person → Dice, voxels being called above the limit."""
+    found = {}
+    for shown in subsets(SEQUENCES):
+        by_limit = found[name_of(shown, SEQUENCES)] = {limit: {} for limit in limits}
+        for case in store.labelled:
+            lesion = predict_case(hiding(network, shown, told), case, store.plan, patch=PATCH, overlap=0.25)[1]
+            for limit, scores in by_limit.items():
+                scores[case.person] = defined(dice(lesion > limit, case.label()))
+    return found
+
+
+def tested(network, told, chosen):
+    """Subset → person → Dice of the tested, called at a half, or where the validated are scored best; and that limit."""
+    test = Store.open(chosen.out / "tested")
+    if "validated" not in chosen.question.people:
+        found = {subset: by_limit[HALF] for subset, by_limit in scored(network, told, test).items()}
+        return found, dict.fromkeys(found, HALF)
+    validated = scored(network, told, Store.open(chosen.out / "validated"), LIMITS)
+    best = {
+        subset: max(LIMITS, key=lambda limit: fmean(value or 0.0 for value in by_limit[limit].values()))
+        for subset, by_limit in validated.items()
+    }
+    found = scored(network, told, test, LIMITS)
+    return {subset: found[subset][limit] for subset, limit in best.items()}, best
 
 
 def done(name, seed, chosen):
@@ -136,13 +167,15 @@ def done(name, seed, chosen):
             precision="32-true",
             tensorboard="off",
         )
-        stage = Finetune(patch=PATCH, training=training, augmentation=Augmentation(drop_sequences=network.drop))
+        hidden = Augmentation(drop_sequences=network.drop, some_sequences=network.some)
+        stage = Finetune(patch=PATCH, training=training, augmentation=hidden)
         choice = NetworkChoice(name="resenc", settings={"preset": "tiny", "fusion": network.fusion})
         model, _ = load_network(finetune(chosen.out / "labelled", folder, stage=stage, network=choice))
-        trained, store = time.process_time(), Store.open(chosen.out / "tested")
-        rows = {row: scored(model, told, store) for row, (owner, told) in ROWS.items() if owner == name}
+        trained = time.process_time()
+        answers = {row: tested(model, told, chosen) for row, (owner, told) in ROWS.items() if owner == name}
         seconds = {"train": round(trained - begun), "score": round(time.process_time() - trained)}
-        write_json(folder / "scores.json", {"rows": rows, "cpu_seconds": seconds})
+        rows, limits = ({row: answer[part] for row, answer in answers.items()} for part in (0, 1))
+        write_json(folder / "scores.json", {"rows": rows, "limits": limits, "cpu_seconds": seconds})
     return True
 
 
@@ -168,13 +201,17 @@ def on_real(chosen):
             folder = chosen.out / "runs" / f"{name}_s{seed}"
             if (folder / "scores.json").is_file() and not (folder / "real.json").is_file():
                 model, _ = load_network(folder)
-                rows = {row: scored(model, told, store) for row, (owner, told) in ROWS.items() if owner == name}
+                rows = {
+                    row: {subset: by_limit[HALF] for subset, by_limit in scored(model, told, store).items()}
+                    for row, (owner, told) in ROWS.items()
+                    if owner == name
+                }
                 write_json(folder / "real.json", rows)
 
 
 def collect(chosen):
     """Of each row and subset the mean, and the difference to zero filling, over seeds and people."""
-    found, seconds, real = {}, {}, {}
+    found, seconds, real, limits = {}, {}, {}, {}
     for seed in chosen.seeds:
         for name in chosen.question.networks:
             if (beside := chosen.out / "runs" / f"{name}_s{seed}" / "real.json").is_file():
@@ -184,12 +221,14 @@ def collect(chosen):
             if file.is_file():
                 content = read_json(file)
                 seconds[f"{name}_s{seed}"] = content["cpu_seconds"]
+                limits[f"{name}_s{seed}"] = content["limits"]
                 for row, scores in content["rows"].items():
                     for subset, values in scores.items():
                         found.setdefault(row, {}).setdefault(subset, {})[str(seed)] = values
     result = {
-        "command": f"OMP_NUM_THREADS=1 python benchmarks/study_missing.py {'--confirm ' * chosen.confirm}--out FOLDER", "steps": chosen.steps,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", "cpu_seconds": seconds, "rows": {}, "real": real,
+        "command": f"OMP_NUM_THREADS=1 python benchmarks/study_missing.py --question {chosen.name} --out FOLDER", "steps": chosen.steps,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", "cpu_seconds": seconds, "operating_points": limits,
+        "rows": {}, "real": real,
     }  # fmt: skip
     for row, by_subset in found.items():
         for subset, values in by_subset.items():
@@ -199,11 +238,15 @@ def collect(chosen):
                 if other != row and set(against) & set(values):
                     told.setdefault("minus", {})[other] = difference_over_draws(values, against, seed=0).as_row()
             result["rows"].setdefault(row, {})[subset] = told
-    for row in (name for name in ROWS if "dropout" in name and name in found):
+    for row in (name for name in ROWS if name not in ("zero filling", "early") and name in found):
         gains = [told["minus"]["zero filling"] for told in result["rows"][row].values() if "minus" in told]
         held = [gain["low"] is not None and gain["low"] > -0.02 for gain in gains]
         result.setdefault("at_least_as_good_as_zero_filling", {})[row] = f"{sum(held)} of {len(held)} subsets"
-    full = (chosen.steps, chosen.people, tuple(chosen.seeds)) == (STEPS, None, chosen.question.trainings)
+    full = (chosen.steps, chosen.people, tuple(chosen.seeds)) == (
+        chosen.question.steps,
+        None,
+        chosen.question.trainings,
+    )
     file = (HERE if full else chosen.out) / chosen.question.result
     file.write_text(json.dumps(result, indent=1) + "\n")
     for row, by_subset in found.items():
@@ -219,14 +262,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--question", choices=QUESTIONS, default="first", dest="name")
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--people", type=int, help="at most so many labelled, and so many tested")
     parser.add_argument("--seeds", type=int, nargs="*", help="of training")
-    parser.add_argument("--confirm", action="store_true", help="the second question, on new people")
     parser.add_argument("--real", type=Path, help="BIDS folder of real exams: its labelled people are scored as well")
     parser.add_argument("--collect", action="store_true", help="only write the result of what is finished")
     chosen = parser.parse_args()
-    chosen.question = CONFIRM if chosen.confirm else FIRST
+    chosen.question = QUESTIONS[chosen.name]
+    chosen.steps = chosen.steps or chosen.question.steps
     chosen.seeds = chosen.seeds or list(chosen.question.trainings)
     chosen.out.mkdir(parents=True, exist_ok=True)
     if not chosen.collect:

@@ -24,7 +24,9 @@ from oligovox.sample.batch import Batch
 from oligovox.settings import parse
 
 EVERYTHING = Augmentation.only(
-    **dict.fromkeys(EFFECTS, 1.0) | {"drop_sequences": 0.0}, noise_sd=(0.1, 0.3), low_resolution_factor=(0.5, 0.6)
+    **dict.fromkeys(EFFECTS, 1.0) | {"drop_sequences": 0.0, "some_sequences": 0.0},
+    noise_sd=(0.1, 0.3),
+    low_resolution_factor=(0.5, 0.6),
 )
 TENSORS = ("image", "present", "foreground", "spacing", "label")
 
@@ -72,7 +74,7 @@ def test_without_any_effect_the_batch_stays_equal():
 def test_every_setting_is_a_probability_in_effects_or_belongs_to_one():
     others = set(Augmentation.model_fields) - set(EFFECTS)
     assert set(EFFECTS) < set(Augmentation.model_fields)
-    assert {name.rsplit("_", 1)[0] for name in others} == set(EFFECTS) - {"flip", "drop_sequences"}
+    assert {name.rsplit("_", 1)[0] for name in others} == set(EFFECTS) - {"flip", "drop_sequences", "some_sequences"}
 
 
 @settings(max_examples=15, deadline=None)
@@ -118,19 +120,19 @@ def test_samples_do_not_depend_on_their_neighbours():
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), often=st.floats(0, 1), none=st.booleans())
-def test_of_the_sequences_that_are_there_some_are_hidden_and_never_all(seed, often, none):
+@given(seed=st.integers(0, 10**6), often=st.floats(0, 1), some=st.sampled_from([0.0, 0.5, 1.0]), none=st.booleans())
+def test_of_the_sequences_that_are_there_some_are_hidden_and_never_all(seed, often, some, none):
     before = make_batch(4, shape=(6, 5, 4), seed=seed)
     if none:
         before = replace(before, present=torch.zeros_like(before.present), image=torch.zeros_like(before.image))
-    after = augment(before, Augmentation.only(drop_sequences=often), seeded(seed))
+    after = augment(before, Augmentation.only(drop_sequences=often, some_sequences=some), seeded(seed))
     assert not (after.present & ~before.present).any()
     assert torch.equal(after.present.any(1), before.present.any(1))
     kept = after.present[:, :, None, None, None]
     assert torch.equal(after.image, before.image * kept), "what is shown keeps its z-scores"
     assert torch.equal(after.foreground, before.foreground)
     assert torch.equal(after.label, before.label)
-    if often == 0:
+    if often == some == 0:
         assert equal(after, before)
 
 
@@ -141,6 +143,17 @@ def test_a_sequence_is_hidden_as_often_as_it_says_but_for_the_last_one():
     assert share == pytest.approx(0.6 + 0.4**3 / 3, abs=0.01)
     alone = augment(batch, Augmentation.only(drop_sequences=1.0), seeded()).present.sum(1)
     assert (alone == 1).all()
+
+
+@pytest.mark.parametrize(("present", "choices"), [([1, 1, 1], 6), ([1, 0, 1], 2), ([0, 1, 0], 0)])
+def test_where_some_are_shown_any_number_of_them_and_any_choice_is_as_likely(present, choices):
+    batch = replace(make_batch(1, shape=(2, 2, 2)), present=torch.tensor([present]).bool()).samples([0] * 6000)
+    for often in (1.0, 0.5):
+        after = augment(batch, Augmentation.only(some_sequences=often), seeded()).present.long()
+        seen, counts = after.unique(dim=0, return_counts=True)
+        shares = {tuple(one): n / 6000 for one, n in zip(seen.tolist(), counts.tolist(), strict=True)}
+        assert shares.pop(tuple(present), 0.0) == pytest.approx(1 - often if choices else 1.0, abs=0.03)
+        assert list(shares.values()) == pytest.approx([often / choices] * choices if choices else [], abs=0.02)
 
 
 def test_dropping_sequences_leaves_every_other_draw_as_it_was():

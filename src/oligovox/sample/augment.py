@@ -68,6 +68,7 @@ class Augmentation(Settings):
     noise_sd: Annotated[tuple[NotNegative, NotNegative], AfterValidator(ordered)] = (0.0, 0.3)  # foreground sd
 
     drop_sequences: Probability = silent(0.0)  # probability, for each acquired sequence, to be hidden; one always stays
+    some_sequences: Probability = silent(0.0)  # probability, for a patch, to be shown some only: one to all but one
 
     @classmethod
     def only(cls, **chosen: Any) -> Augmentation:
@@ -78,9 +79,9 @@ class Augmentation(Settings):
 EFFECTS = (
     "flip", "rotate", "scale", "elastic",
     "gamma", "contrast", "brightness", "bias", "blur", "low_resolution", "noise",
-    "drop_sequences",
+    "drop_sequences", "some_sequences",
 )  # fmt: skip
-"""Names of the probabilities in `Augmentation`: four movements, seven intensity changes, and hidden sequences."""
+"""Names of the probabilities in `Augmentation`: four movements, seven intensity changes, and two that hide sequences."""
 
 FLIPS_AND_ROTATIONS = Augmentation.only(flip=0.5, rotate=0.2)
 """For pretexts whose target is the image itself: intensities stay as they were measured."""
@@ -104,6 +105,7 @@ class Parameters:
         noise: standard deviation (0).
         noise_seed: seed of the noise.
         stay: of the acquired sequences those with 0 and above are shown, and the one with the largest value (0 and above).
+        share: of the others than the one with the largest value, the share that may be shown, largest values first (1).
     """
 
     flip: Bool[Tensor, "b 3"]
@@ -119,6 +121,7 @@ class Parameters:
     noise: Float[Tensor, "b m"]
     noise_seed: Int[Tensor, "b m"]
     stay: Float[Tensor, "b m"]
+    share: Float[Tensor, b]
 
     def moves(self, sample: int) -> bool:
         """Whether this sample has to be resampled (a flip alone does not)."""
@@ -171,13 +174,14 @@ def draw_parameters(b: int, m: int, settings: Augmentation, rng: torch.Generator
         noise=some(s.noise, s.noise_sd, 0.0),
         noise_seed=torch.randint(2**63 - 1, (b, m), generator=host),
         stay=torch.rand((b, m), generator=host) - s.drop_sequences,
+        share=torch.where(chance(s.some_sequences, b), between((0.0, 1.0), b), 1.0),
     )
 
 
 @torch.no_grad()
 def apply(batch: Batch, parameters: Parameters) -> Batch:
     """Apply drawn parameters; the batch is not changed, and neutral parameters give an equal batch."""
-    shown = _shown(batch.present, parameters.stay)
+    shown = _shown(batch.present, parameters)
     image, foreground = batch.image * shown[:, :, None, None, None], batch.foreground.clone()
     label = None if batch.label is None else batch.label.clone()
     spacing = batch.spacing.cpu()
@@ -200,10 +204,12 @@ def apply(batch: Batch, parameters: Parameters) -> Batch:
     return replace(batch, image=image, present=shown, foreground=foreground, label=label)
 
 
-def _shown(present: Bool[Tensor, "b m"], stay: Float[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
-    """Sequences that are acquired and not hidden; never none of those acquired."""
-    stay = stay.to(present.device).where(present, -math.inf)
-    return present & ((stay >= 0) | (stay == stay.amax(1, keepdim=True)))
+def _shown(present: Bool[Tensor, "b m"], parameters: Parameters) -> Bool[Tensor, "b m"]:
+    """Sequences that are acquired and not hidden; never none of those acquired. Any number of them up to all is as likely, where `share` is even."""
+    stay = parameters.stay.to(present.device).where(present, -math.inf)
+    place = stay.argsort(1, descending=True).argsort(1)  # 0: the largest
+    most = 1 + (parameters.share.to(present.device) * (present.sum(1) - 1)).floor()
+    return present & (place < most[:, None]) & ((stay >= 0) | (place == 0))
 
 
 # ── space ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
