@@ -405,6 +405,7 @@ def test_a_recipe_that_is_none(tmp_path: Path, fails: Fails, content: str) -> No
         ("training.lr=.nan", "lr"),
         ("=3", "unknown key ''"),
         ("patch=[15,16,16]", "15 is not a multiple of 4, as network resenc needs; try 16"),
+        ("patch=[4,4,4]", "patch (4, 4, 4) is too small for network resenc: image of 4 × 4 × 4 voxels"),
         ("patch=[16,16]", "patch"),
         ("settings.blok=8", "did you mean 'block'?"),
         ("settings=8", "settings = 8"),

@@ -385,6 +385,8 @@ def test_what_cannot_be_trained(bids: Path, store: LesionStore, tmp_path: Path) 
             experiment.classify_train(lesions, tmp_path / "run", chosen=CHOSEN)
     with pytest.raises(SettingsError, match="at most the stored 8 voxels"):
         experiment.classify_train(store, tmp_path / "run", chosen=changed(patch=16))
+    with pytest.raises(SettingsError, match=r"patch \(4, 4, 4\) is too small for network resenc"):
+        experiment.classify_train(store, tmp_path / "run", chosen=changed(patch=4))
     with pytest.raises(SettingsError, match="did you mean 'segmentation'"):
         experiment.classify_train(store, tmp_path / "run", chosen=changed(method="segmentatoin"))
     assert not (tmp_path / "run").exists()

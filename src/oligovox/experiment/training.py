@@ -16,7 +16,7 @@ from oligovox.engine.fit import Augment, Training, Validate, fit
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, load_model, read_description, save_model
 from oligovox.engine.runtime import Runtime
-from oligovox.errors import CheckpointError, LabelError, SettingsError
+from oligovox.errors import CheckpointError, GeometryError, LabelError, SettingsError
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Stage
 from oligovox.experiment.shrinking import Size, until_it_fits
 from oligovox.files import sweep
@@ -296,6 +296,10 @@ def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage,
             raise SettingsError(
                 f"patch {patch}: {wrong[0]} is not a multiple of {multiple}, as {who} needs; try {near}"
             )
+    try:
+        encoder.check_sides(patch)
+    except GeometryError as error:
+        raise SettingsError(f"patch {patch} is too small for network {network.name}: {error}") from error
 
 
 def _check_streams(job: Job, method: Method[Any]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from oligovox.networks.blocks import check_sides
 
 
 class Encoder(nn.Module, ABC):
@@ -21,6 +23,7 @@ class Encoder(nn.Module, ABC):
         strides: downsampling of each feature map against the image; the last one divides every patch side.
         modality_weights: state-dict name of each tensor whose second axis runs over the input channels
             (see `with_availability`) → number of channel groups in it, so that weights can be moved by modality name.
+        normalised: the deepest map goes through a norm over its voxels, which leaves nothing of a single one.
         apart: of these, those whose channels meet in no sum: they are moved as they are, whatever the number of sequences.
     """
 
@@ -28,7 +31,19 @@ class Encoder(nn.Module, ABC):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     modality_weights: Mapping[str, int]
+    normalised: bool = False
     apart: frozenset[str] = frozenset()
+
+    def check_sides(self, sides: Sequence[int]) -> None:
+        """Refuse a patch that the network cannot halve all the way down.
+
+        Args:
+            sides: of the patch, in voxels.
+
+        Raises:
+            GeometryError: says the next size that fits.
+        """
+        check_sides(sides, self.strides[-1], normalised=self.normalised)
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:

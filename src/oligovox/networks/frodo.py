@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.cohort.modalities import SequenceName
 from oligovox.errors import SettingsError
-from oligovox.networks.blocks import check_sides, group_norm, initialise
+from oligovox.networks.blocks import group_norm, initialise
 from oligovox.networks.encoder import Encoder, with_availability
 
 Preset = Literal["paper", "cpu", "nano"]
@@ -166,6 +166,8 @@ class Frodo(Encoder):
         SettingsError: the plan lacks a sequence that is read; names it.
     """
 
+    normalised = True
+
     def __init__(self, modalities: tuple[str, ...], settings: Settings) -> None:
         super().__init__()
         if missing := [name for name in settings.sequences if name not in modalities]:
@@ -200,7 +202,7 @@ class Frodo(Encoder):
         Raises:
             GeometryError: a side is not a multiple of the deepest stride, or a single voxel would be left there.
         """
-        check_sides(image.shape[2:], self.strides[-1], normalised=True)
+        self.check_sides(image.shape[2:])
         stemmed = [self.stem(key, image, present) for key in self.stems]
         entering = stemmed if len(self.trunks) == 2 else [self._meet(*stemmed)]
         levels = [entering]

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.networks.blocks import SLOPE, ResidualBlock, check_sides, initialise
+from oligovox.networks.blocks import SLOPE, ResidualBlock, initialise
 from oligovox.networks.encoder import Encoder, with_availability
 from oligovox.networks.fusion import Bottleneck, bottleneck
 from oligovox.networks.stems import Fusion, Stems, stem_weights
@@ -70,6 +70,8 @@ class ResEnc(Encoder):
     Strides are `stem_stride · (1, 2, 4, …)`.
     """
 
+    normalised = True
+
     def __init__(self, modalities: tuple[str, ...], settings: Settings) -> None:
         super().__init__()
         sizes = PRESETS[settings.preset]
@@ -100,7 +102,7 @@ class ResEnc(Encoder):
         Raises:
             GeometryError: a side is not a multiple of the deepest stride, or a single voxel would be left there.
         """
-        check_sides(image.shape[2:], self.strides[-1], normalised=True)
+        self.check_sides(image.shape[2:])
         x: Tensor
         if isinstance(self.stem, Stems):
             x = self.stem(image, present)

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.networks.blocks import check_sides, group_norm, initialise
+from oligovox.networks.blocks import group_norm, initialise
 from oligovox.networks.encoder import Encoder, with_availability
 
 Preset = Literal["paper", "cpu", "nano"]
@@ -62,6 +62,8 @@ class Basic(nn.Module):
 class ResNet18(Encoder):
     """Features: the four stages, at strides 4, 8, 16, and 16 or 32."""
 
+    normalised = True
+
     def __init__(self, modalities: tuple[str, ...], settings: Settings) -> None:
         super().__init__()
         widths = PRESETS[settings.preset]
@@ -84,7 +86,7 @@ class ResNet18(Encoder):
         Raises:
             GeometryError: a side is not a multiple of the deepest stride, or a single voxel would be left there.
         """
-        check_sides(image.shape[2:], self.strides[-1], normalised=True)
+        self.check_sides(image.shape[2:])
         stemmed = self.stem(with_availability(image, present))
         x: Tensor = self.pool(nn.functional.relu(stemmed, inplace=True))
         features = []

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.cohort.modalities import SequenceName
 from oligovox.errors import SettingsError
-from oligovox.networks.blocks import check_sides
 from oligovox.networks.encoder import Encoder, with_availability
 
 Preset = Literal["paper", "cpu", "nano"]
@@ -71,7 +70,7 @@ class RimNet(Encoder):
         Raises:
             GeometryError: a side is not a multiple of 8.
         """
-        check_sides(image.shape[2:], self.strides[-1], normalised=False)
+        self.check_sides(image.shape[2:])
         seen = []
         for name in self.pair:
             index = [self.modalities.index(name)]

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.networks.blocks import check_sides, initialise
+from oligovox.networks.blocks import initialise
 from oligovox.networks.encoder import Encoder, with_availability
 from oligovox.networks.fusion import Bottleneck, bottleneck
 from oligovox.networks.stems import Fusion, Stems, stem_weights
@@ -86,7 +86,7 @@ class Swin(Encoder):
                 num_heads=settings.heads,
                 use_checkpoint=settings.use_checkpoint,
             )
-        self.fused = settings.bottleneck == "contextual_fusion"
+        self.normalised = settings.bottleneck == "contextual_fusion"
         self.bottleneck = bottleneck(settings.bottleneck, self.channels[-1]).apply(initialise)
         reads_image = (
             "transformer.patch_embed.proj.weight",
@@ -103,7 +103,7 @@ class Swin(Encoder):
         Raises:
             GeometryError: a side is not a multiple of 32, or a single voxel would be left to contextual fusion.
         """
-        check_sides(image.shape[2:], self.strides[-1], normalised=self.fused)
+        self.check_sides(image.shape[2:])
         x = self.stem(image, present) if self.stem else with_availability(image, present)
         *hidden, deepest = self._hidden_states(x)
         return (self.full(x), *hidden, self.bottleneck(deepest))

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.networks.blocks import SLOPE, ResidualBlock, check_sides, initialise
+from oligovox.networks.blocks import SLOPE, ResidualBlock, initialise
 from oligovox.networks.encoder import Encoder, with_availability
 
 
@@ -106,7 +106,7 @@ class ViT(Encoder):
         Raises:
             GeometryError: a side is not a multiple of `token`.
         """
-        check_sides(image.shape[2:], self.token, normalised=False)
+        self.check_sides(image.shape[2:])
         grid = [side // self.token for side in image.shape[2:]]
         seen = present | ~present.any(1, keepdim=True)
         states = self.transform(self.tokenise(image).flatten(1, 2), seen.repeat_interleave(math.prod(grid), 1))
