@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oligovox.errors import SettingsError
-from oligovox.experiment.budget_jobs import Job, jobs_of, needs
+from oligovox.experiment.budget_jobs import Job, jobs_of, needs, pretraining_of
 from oligovox.experiment.budget_plan import Run, Study, parse_study, read_study, write_study
 from oligovox.settings import parse
 
@@ -60,6 +60,11 @@ def test_what_a_run_needs() -> None:
     run = Job("run", "generative", 5, run=Run(0, 1, 5, "generative"))
     assert [(job.kind, job.seed) for job in needs(two, run)] == [("pretrain", 5), ("trial", 0), ("trial", 0)]
     assert [job.kind for job in needs(study(lr=[1e-3]), run)] == ["pretrain"], "one rate needs no trial"
+    reset = ARMS["generative"] | {"finetune": {"norm_reset": True}}
+    again = study(arms=ARMS | {"reset": reset, "longer": ARMS["generative"] | {"pretrain": {"training": {"steps": 9}}}})
+    pretrained = {arm: pretraining_of(again, arm, 5).arm for arm in ("generative", "reset", "longer")}
+    assert pretrained == {"generative": "generative", "reset": "generative", "longer": "longer"}, "the same only once"
+    assert needs(again, Job("run", "reset", 5, run=Run(0, 1, 5, "reset")))[0] == Job("pretrain", "generative", 5)
     assert needs(two, Job("run", "threshold", 0, run=Run(0, 1, 0, "threshold"))) == ()
 
 

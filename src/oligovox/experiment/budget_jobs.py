@@ -1,6 +1,7 @@
 """The pieces of work of a label-budget study: pre-trainings, trials of learning rates, runs. Each one is claimed, done once, and ends in one file.
 
-    pretrain/<arm>/s<seed>/             pre-training, once a seed            pretrained.json
+    pretrain/<arm>/s<seed>/             pre-training, once a seed, for all   pretrained.json
+                                        arms that differ only afterwards
     trials/<arm>/lr<rate>/              one learning rate of the grid        trial.json
     runs/<arm>/n<n>_d<draw>_s<seed>/    one training and its test            scores.json
 
@@ -109,13 +110,20 @@ def needs(study: Study, job: Job) -> tuple[Job, ...]:
     arm = study.arms[job.arm]
     if arm.classical or job.kind == "pretrain":
         return ()
-    start = (Job("pretrain", job.arm, job.seed),) if arm.pretext else ()
+    start = (pretraining_of(study, job.arm, job.seed),) if arm.pretext else ()
     trials = (
         (Job("trial", job.arm, study.seeds[0], lr) for lr in study.lr)
         if job.kind == "run" and len(study.lr) > 1
         else ()
     )
     return (*start, *trials)
+
+
+def pretraining_of(study: Study, arm: str, seed: int) -> Job:
+    """The pre-training that an arm starts from; it bears the name of the first arm that has the same."""
+    same = (name for name in study.arms if study.arms[name].pretext)
+    asked = study.pretraining(arm, seed=seed)
+    return Job("pretrain", next(name for name in same if study.pretraining(name, seed=seed) == asked), seed)
 
 
 def _all_needs(study: Study, job: Job) -> list[Job]:
@@ -214,7 +222,7 @@ def _finetuned(
 ) -> Path:
     """The model folder. All arms have the same order of data in the same draw and seed."""
     stage = study.finetuning(job.arm, lr=lr, seed=1000 * job.seed + draw)
-    start = out / Job("pretrain", job.arm, job.seed).folder if study.arms[job.arm].pretext else None
+    start = out / pretraining_of(study, job.arm, job.seed).folder if study.arms[job.arm].pretext else None
     return finetune(
         ground.store,
         out / job.folder,

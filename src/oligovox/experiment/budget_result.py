@@ -13,7 +13,7 @@ from typing import Any
 
 from oligovox.experiment.budget_freeze import Frozen
 from oligovox.experiment.budget_ground import Ground
-from oligovox.experiment.budget_jobs import Job
+from oligovox.experiment.budget_jobs import Job, pretraining_of
 from oligovox.experiment.budget_plan import Run, Study
 from oligovox.experiment.budget_records import TAKEN
 from oligovox.experiment.budget_tables import Done, Tables, cells_of, comparisons, differences_of, kind_of
@@ -120,7 +120,7 @@ def _facts(name: str, study: Study, before: Study, done: Done, out: Path) -> Arm
     trials = (
         [_read(out / Job("trial", name, study.seeds[0], lr).result) for lr in study.lr] if len(study.lr) > 1 else []
     )
-    pre = [_read(out / Job("pretrain", name, seed).result) for seed in study.seeds] if arm.pretext else []
+    pre = [_read(out / pretraining_of(study, name, seed).result) for seed in study.seeds] if arm.pretext else []
     tried, made = [trial for trial in trials if trial], [one for one in pre if one]
     return ArmFacts(
         name=name, kind=kind_of(study, name), method=arm.pretext or arm.classical or "", exploratory=name not in before.arms,
