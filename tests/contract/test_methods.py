@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from oligovox.errors import SettingsError
 from oligovox.method import Clock, Losses, Method
 from oligovox.networks.encoder import Encoder
 from oligovox.sample.batch import Batch
+from oligovox.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 METHODS = entries("METHOD")
@@ -186,12 +188,16 @@ def beside_the_deepest(encoder: Encoder, image: Tensor) -> set[int]:
 
 
 def test_every_setting_is_read(name: str) -> None:
-    module = load("METHOD", name)
-    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    outside = [node for node in tree.body if not (isinstance(node, ast.ClassDef) and node.name == "Settings")]
-    read = {node.attr for part in outside for node in ast.walk(part) if isinstance(node, ast.Attribute)}
-    assert set(module.Settings.model_fields) <= read
-    assert all(field.description for field in module.Settings.model_fields.values())
+    """In the method's own file, or in that of settings it shares with another."""
+    settings = load("METHOD", name).Settings
+    shared = [kind for kind in settings.__mro__ if issubclass(kind, Settings) and kind is not Settings]
+    read = set()
+    for kind in shared:
+        tree = ast.parse(Path(sys.modules[kind.__module__].__file__).read_text(encoding="utf-8"))
+        outside = [node for node in tree.body if not (isinstance(node, ast.ClassDef) and node.name == kind.__name__)]
+        read |= {node.attr for part in outside for node in ast.walk(part) if isinstance(node, ast.Attribute)}
+    assert set(settings.model_fields) <= read
+    assert all(field.description for field in settings.model_fields.values())
 
 
 def test_state_dict_round_trip(name: str) -> None:
