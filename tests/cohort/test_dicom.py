@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,30 @@ def test_series_are_converted_guessed_and_read(tmp_path: Path) -> None:
         read(out)
 
 
+def test_of_files_from_scanners_every_series_has_a_reason_and_nobody_is_named(tmp_path: Path) -> None:
+    """Files of six makers that pydicom brings for its own tests: single slices, CT, PET, angiograms, damaged and compressed ones."""
+    pydicom = pytest.importorskip("pydicom")
+    try:
+        dicom.find_tool()
+    except SettingsError as error:
+        pytest.skip(str(error))
+    raw, out = Path(pydicom.__file__).parent / "data" / "test_files", tmp_path / "out"
+    if not (raw / "dicomdirtests").is_dir():
+        pytest.skip("this pydicom comes without its test files")
+    rows = dicom.convert(raw, out)
+    assert len(rows) > 30
+    assert all(row["why"] and not row["sequence"] for row in rows), "none is a volume of a sequence that is used"
+    assert {why for row in rows if (why := row["why"]).startswith("modality")} >= {"modality CT, not MR"}
+    assert sum("is no 3-D volume" in row["why"] for row in rows) > 20
+    with pytest.raises(CohortError, match="no series has a sequence; fill in the column"):
+        read(out)
+    with warnings.catch_warnings(action="ignore"):  # pydicom about its own files
+        read_in = [pydicom.dcmread(path, force=True) for path in raw.glob("*.dcm")]
+        names = {str(one.PatientName) for one in read_in if "PatientName" in one}
+    told = "".join(path.read_text() for path in out.rglob("*.[jt]s*") if path.name != "patients.tsv")
+    assert not [name for name in names if len(name) > 3 and name in told]
+
+
 def test_without_dcm2niix_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(SettingsError, match=r"dcm2niix is not installed; install it \(pip install"):
@@ -199,6 +224,8 @@ def test_without_dcm2niix_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pyt
         ({"SeriesDescription": "ep2d_diff_ADC"}, ""),
         ({"SeriesDescription": "T1 MPR cor", "ImageType": ["DERIVED", "SECONDARY", "MPR"]}, ""),
         ({"SeriesDescription": "Survey"}, ""),
+        ({"SeriesDescription": "FLAIR fusion", "Modality": "PT"}, ""),
+        ({"SeriesDescription": "FLAIR", "Modality": "MR"}, "FLAIR"),
         ({}, ""),
         ({"EchoTime": "x", "ImageType": 3, "SeriesDescription": None}, ""),
     ],

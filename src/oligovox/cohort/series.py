@@ -93,7 +93,7 @@ def guess(tags: Mapping[str, Any]) -> Guess:
     """The sequence of a series by its tags, as dcm2niix writes them (times in s).
 
     Args:
-        tags: SeriesDescription, ProtocolName, EchoTime, RepetitionTime, InversionTime, ScanningSequence, ImageType, ContrastBolusIngredient, …
+        tags: Modality, SeriesDescription, ProtocolName, EchoTime, RepetitionTime, InversionTime, ScanningSequence, ImageType, ContrastBolusIngredient, …
     """
     described = " ".join(str(tags.get(key, "")) for key in ("SeriesDescription", "ProtocolName"))
     words = re.sub(r"[_\-/]+", " ", described).lower()
@@ -102,6 +102,8 @@ def guess(tags: Mapping[str, Any]) -> Guess:
         if isinstance(tags.get("ImageType"), list)
         else []
     )
+    if (modality := str(tags.get("Modality", "MR"))) != "MR":
+        return Guess("", f"modality {modality}, not MR")
     if unused := {"PHASE", "P", "ADC", "TRACEW", "MIP", "MPR", "LOCALIZER", "PROJECTION IMAGE"} & set(kind):
         return Guess("", f"image type {unused.pop().lower()}")
     named = next(((name, match[0]) for name, look in _WORDS if (match := re.search(look, words))), None)
