@@ -224,6 +224,8 @@ def test_without_dcm2niix_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pyt
         ({"SeriesDescription": "ep2d_diff_ADC"}, ""),
         ({"SeriesDescription": "T1 MPR cor", "ImageType": ["DERIVED", "SECONDARY", "MPR"]}, ""),
         ({"SeriesDescription": "Survey"}, ""),
+        ({"SeriesDescription": "ax_asc_35sl", "ScanningSequence": "EP", "EchoTime": 0.03, "RepetitionTime": 3}, ""),
+        ({"SeriesDescription": "3D-EPI T2star", "ScanningSequence": "GR_EP", "EchoTime": 0.03}, "T2starw"),
         ({"SeriesDescription": "FLAIR fusion", "Modality": "PT"}, ""),
         ({"SeriesDescription": "FLAIR", "Modality": "MR"}, "FLAIR"),
         ({}, ""),

@@ -109,6 +109,9 @@ def guess(tags: Mapping[str, Any]) -> Guess:
     named = next(((name, match[0]) for name, look in _WORDS if (match := re.search(look, words))), None)
     if named and not named[0]:
         return Guess("", f"'{named[1]}' in its description")
+    planar = "EP" in re.split(r"[^A-Z]+", str(tags.get("ScanningSequence", "")).upper())
+    if named is None and planar:
+        return Guess("", "echo-planar, and nothing in its description says what it is")
     timed = _by_times(tags)
     if named is None and not timed:
         return Guess("", "nothing in its description or times says what it is")
