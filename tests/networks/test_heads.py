@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from oligovox.networks.compose import EncoderDecoder
@@ -12,6 +13,15 @@ def test_voxel_heads_look_at_one_voxel():
         out = head(feature)
         expected = head.weight[:, :, 0, 0, 0] @ feature[0, :, 1, 2, 0] + head.bias
         torch.testing.assert_close(out[0, :, 1, 2, 0], expected)
+
+
+@pytest.mark.parametrize(("prior", "share"), [(0.01, 0.01), (0.2, 0.2), (0.5, 0.25)])
+def test_a_head_expects_its_foreground_as_often_as_it_is_told_before_it_has_learned(prior, share):
+    nothing = torch.zeros(1, 4, 2, 2, 2)
+    classes = SegmentationHead(4, 4).expect(prior, background=True)(nothing).softmax(1)
+    torch.testing.assert_close(classes[0, :, 0, 0, 0], torch.tensor([1 - 3 * share, share, share, share]))
+    regions = SegmentationHead(4, 3).expect(prior, background=False)(nothing).sigmoid()
+    torch.testing.assert_close(regions, torch.full_like(regions, prior))
 
 
 def test_projection_does_not_depend_on_where():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,6 +15,28 @@ class SegmentationHead(nn.Conv3d):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__(channels, classes, kernel_size=1)
+
+    def expect(self, prior: float, *, background: bool) -> SegmentationHead:
+        """Set the bias so that each foreground output has this probability where the features say nothing.
+
+        From a half, the first hundreds of steps only teach the network to be silent; of small lesions the gradient then is next to nothing.
+
+        Source: Lin et al. 2017, "Focal loss", arXiv 1708.02002, section 4.1.
+
+        Args:
+            prior: in (0, 1); where outputs exclude each other at most that of even chances.
+            background: the first output is background (softmax); else every output is foreground (sigmoid).
+
+        Returns:
+            The head.
+        """
+        assert self.bias is not None, "a convolution has a bias unless it is told otherwise"
+        share = min(prior, 1.0 / self.out_channels) if background else prior
+        others = (self.out_channels - 1) * share if background else share
+        nn.init.constant_(self.bias, math.log(share / (1.0 - others)))
+        if background:
+            nn.init.zeros_(self.bias[:1])
+        return self
 
 
 class ReconstructionHead(nn.Conv3d):

@@ -81,7 +81,7 @@ class ImplantedLesions(Method[Views]):
         self.settings = settings
         self.network = EncoderDecoder(encoder, Decoder(encoder.channels, encoder.strides))
         channels = self.network.decoder.channels[0]
-        self.find = SegmentationHead(channels, 1)
+        self.find = SegmentationHead(channels, 1).expect(0.01, background=False)
         self.tell = SegmentationHead(channels, 3) if settings.compartment_weight and settings.nested else None
         self.restore = ReconstructionHead(channels, len(encoder.modalities)) if settings.restore_weight else None
         self.predict = nn.Conv3d(channels, channels, 1) if settings.distil_weight else None

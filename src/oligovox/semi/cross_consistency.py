@@ -23,7 +23,6 @@ from oligovox.losses.consistency import ramp, samples_with, squared_difference
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import SegmentationHead
 from oligovox.sample.batch import Batch
 from oligovox.tasks import segmentation
 
@@ -83,8 +82,8 @@ class CrossConsistency(Method[Views]):
         self.settings = settings
         self.task = segmentation.Segmentation(encoder, settings.task)
         self.decoders = nn.ModuleList(Decoder(encoder.channels, encoder.strides) for _ in range(3))
-        head = self.task.network.head
-        self.heads = nn.ModuleList(SegmentationHead(head.in_channels, head.out_channels) for _ in range(3))
+        channels = self.task.network.head.in_channels
+        self.heads = nn.ModuleList(self.task.new_head(channels, settings.task) for _ in range(3))
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """The batch, and the draws for the features of its unlabelled part."""

@@ -43,6 +43,12 @@ class Settings(base.Settings):
         ge=1,
         description="decoder resolutions that are supervised, with weights 1, 1/2, 1/4, … of their sum; 1 is full only",
     )
+    prior: float = base.silent(
+        0.01,
+        gt=0,
+        lt=1,
+        description="probability of each output before training; 0.5, as without this, lets small lesions wait for hundreds of steps",
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -83,12 +89,19 @@ class Segmentation(Method[Views]):
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        outputs = len(settings.labels) + (settings.mode == "classes")
         decoder = Decoder(encoder.channels, encoder.strides)
-        self.network = SegmentationNetwork(encoder, decoder, SegmentationHead(decoder.channels[0], outputs))
+        self.network = SegmentationNetwork(encoder, decoder, self.new_head(decoder.channels[0], settings))
         self.strides = decoder.strides[: settings.deep_supervision]
         self.coarser = nn.ModuleList(
-            SegmentationHead(channels, outputs) for channels in decoder.channels[1 : settings.deep_supervision]
+            self.new_head(channels, settings) for channels in decoder.channels[1 : settings.deep_supervision]
+        )
+
+    @staticmethod
+    def new_head(channels: int, settings: Settings) -> SegmentationHead:
+        """A head for features of so many channels, before training."""
+        background = settings.mode == "classes"
+        return SegmentationHead(channels, len(settings.labels) + background).expect(
+            settings.prior, background=background
         )
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
