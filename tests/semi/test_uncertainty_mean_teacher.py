@@ -72,7 +72,7 @@ def test_with_an_infinite_threshold_it_is_the_mean_teacher(task: dict[str, objec
 
 @pytest.mark.parametrize("task", BOTH, ids=lambda task: task["mode"])
 def test_the_difference_is_counted_where_the_mean_of_the_passes_is_certain(task: dict[str, object]) -> None:
-    one, seen = method(task=task, threshold=0.9, threshold_last=0.9), batch()
+    one, seen = method(task=task | {"prior": 0.5}, threshold=0.9, threshold_last=0.9), batch()
     moved(one.task.network)
     views = one.views(seen, rng())
     assert views.rows.tolist() == [1, 2]
