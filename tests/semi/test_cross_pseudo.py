@@ -53,6 +53,9 @@ def pseudo(one: CrossPseudo) -> Tensor:
 
 def test_each_learns_the_others_class_where_nobody_looked() -> None:
     one, seen = method(), batch()
+    with torch.no_grad():  # both call lesions
+        for task in (one.task, one.other):
+            task.network.head.bias -= task.network(seen.image, seen.present)[1, :, seen.foreground[1, 0]].mean(1)
     logits = [task.network(seen.image, seen.present)[1:, :, seen.foreground[1, 0]] for task in (one.task, one.other)]
     told = [each.argmax(1) for each in logits]
     expected = cross_entropy(logits[0], told[1]) + cross_entropy(logits[1], told[0])
