@@ -46,11 +46,12 @@ PATCH = (32, 32, 32)
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained."""
+    """What is trained, and for how many times the steps of the question."""
 
     fusion: str
     drop: float = 0.0
     some: float = 0.0
+    times: int = 1
 
 
 NETWORKS = {
@@ -61,6 +62,7 @@ NETWORKS = {
     "stems, dropout 0.2": Network("stems", drop=0.2),
     "early, some": Network("early", some=0.5),
     "stems, some": Network("stems", some=0.5),
+    "early, some, twice": Network("early", some=0.5, times=2),
 }
 
 
@@ -87,7 +89,7 @@ QUESTIONS = {
     "longer": Question(
         {"labelled": (8, 990), "tested": (16, 991), "validated": (4, 992)},
         (6, 7, 8, 9),
-        ("early", "early, some", "stems, some"),
+        ("early", "early, some", "stems, some", "early, some, twice"),
         "study_missing_longer.json",
         steps=3000,
     ),
@@ -159,7 +161,7 @@ def done(name, seed, chosen):
             return ours
         begun = time.process_time()
         training = Training(
-            steps=chosen.steps,
+            steps=chosen.steps * network.times,
             lr=9e-3,
             seed=seed,
             threads=1,
