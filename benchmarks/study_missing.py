@@ -27,7 +27,7 @@ from oligovox.engine.log import say
 from oligovox.experiment.budget_claims import claimed
 from oligovox.experiment.budget_scoring import HALF, LIMITS
 from oligovox.experiment.cohorts import read_cohort
-from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Semi
 from oligovox.experiment.sequence_price import name_of, subsets
 from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import finetune, prepare, simulate
@@ -52,6 +52,7 @@ class Network:
     drop: float = 0.0
     some: float = 0.0
     times: int = 1
+    semi: str = ""
 
 
 NETWORKS = {
@@ -63,6 +64,7 @@ NETWORKS = {
     "early, some": Network("early", some=0.5),
     "stems, some": Network("stems", some=0.5),
     "early, some, twice": Network("early", some=0.5, times=2),
+    "early, both": Network("early", semi="hidden_sequences"),
 }
 
 
@@ -89,7 +91,7 @@ QUESTIONS = {
     "longer": Question(
         {"labelled": (8, 990), "tested": (16, 991), "validated": (4, 992)},
         (6, 7, 8, 9),
-        ("early", "early, some", "stems, some", "early, some, twice"),
+        ("early", "early, some", "stems, some", "early, some, twice", "early, both"),
         "study_missing_longer.json",
         steps=3000,
     ),
@@ -170,7 +172,8 @@ def done(name, seed, chosen):
             tensorboard="off",
         )
         hidden = Augmentation(drop_sequences=network.drop, some_sequences=network.some)
-        stage = Finetune(patch=PATCH, training=training, augmentation=hidden)
+        semi = Semi(name=network.semi) if network.semi else None
+        stage = Finetune(patch=PATCH, training=training, augmentation=hidden, semi=semi)
         choice = NetworkChoice(name="resenc", settings={"preset": "tiny", "fusion": network.fusion})
         model, _ = load_network(finetune(chosen.out / "labelled", folder, stage=stage, network=choice))
         trained = time.process_time()

@@ -16,6 +16,7 @@ from oligovox.engine.log import read_log, say
 from oligovox.errors import LabelError
 from oligovox.experiment.people import final_people
 from oligovox.experiment.recipe import Recipe
+from oligovox.experiment.training import learns_alone
 from oligovox.experiment.verbs import finetune
 from oligovox.prepare.store import Store
 
@@ -38,7 +39,7 @@ def check_final(recipe: Recipe, cohort: Cohort, split: Split) -> None:
     Raises:
         LabelError: a strategy that learns from exams without a label would have none.
     """
-    if recipe.final != "all" or not (semi := recipe.finetune.semi):
+    if recipe.final != "all" or not (semi := recipe.finetune.semi) or learns_alone(semi):
         return
     of_strategy = [case for case in cohort.cases if not semi.cohorts or case.dataset in semi.cohorts]
     for name, arm in recipe.arms.items():

@@ -17,7 +17,7 @@ from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, load_model, read_description, save_model
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import CheckpointError, GeometryError, LabelError, SettingsError
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Stage
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Semi, Stage
 from oligovox.experiment.shrinking import Size, until_it_fits
 from oligovox.files import sweep
 from oligovox.method import Method
@@ -87,6 +87,11 @@ def of_finetuning(stage: Finetune, labels: Mapping[str, int] | None = None) -> t
     """
     task = ({"labels": {name: index for index, name in enumerate(labels, start=1)}} if labels else {}) | stage.settings
     return (stage.semi.name, {"task": task, **stage.semi.settings}) if stage.semi else ("segmentation", task)
+
+
+def learns_alone(semi: Semi) -> bool:
+    """Whether a strategy can do without exams without a label; where cohorts of them are named, they are wanted."""
+    return not (semi.cohorts or catalogue.load("METHOD", semi.name).METHOD.needs.unlabelled)
 
 
 def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stage: Stage, plan: Plan) -> None:

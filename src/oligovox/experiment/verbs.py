@@ -24,7 +24,7 @@ from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.realism import realism_page
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, Semi, nested
-from oligovox.experiment.training import Job, model_folder, of_finetuning, start_network, train
+from oligovox.experiment.training import Job, learns_alone, model_folder, of_finetuning, start_network, train
 from oligovox.files import check_writable
 from oligovox.infer.window import predict_case
 from oligovox.metrics.overlap import dice
@@ -229,8 +229,8 @@ def finetune(
     if seen:
         say(f"{start} has seen images of {len(seen)} test people, first {min(seen)}: this run is transductive")
     streams = [Stream(cases, stage.batch, "lesion", stage.lesion_share)]
-    if stage.semi:
-        streams.append(Stream(_unlabelled(store, stage.semi, people, split), stage.semi.batch, use_labels=False))
+    if stage.semi and (more := _unlabelled(store, stage.semi, people, split)):
+        streams.append(Stream(more, stage.semi.batch, use_labels=False))
     method, settings = of_finetuning(stage, store.labels)
     job = Job(
         method=method,
@@ -253,13 +253,13 @@ def _unlabelled(store: Store, semi: Semi, labelled: Sequence[str], split: Split 
     """Exams that a strategy sees without a label: of everyone who is neither held out nor among those whose labels are used.
 
     Raises:
-        LabelError: there are none.
+        LabelError: there are none, and the strategy learns from nothing else, or cohorts were named.
     """
     other = {*labelled, *(split.test if split else ()), *(split.validation if split else ())}
     cases = tuple(
         case for case in store.cases if case.person not in other and (not semi.cohorts or case.dataset in semi.cohorts)
     )
-    if not cases:
+    if not cases and not learns_alone(semi):
         where = f" of {', '.join(semi.cohorts)}" if semi.cohorts else ""
         raise LabelError(
             f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} labelled and "

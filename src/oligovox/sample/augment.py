@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from oligovox.sample.batch import Batch
+from oligovox.sample.masks import some_of
 from oligovox.settings import Settings, ordered, silent
 
 _LATTICE = 7  # control points per axis of the displacement: four spline spans across the patch
@@ -205,11 +206,10 @@ def apply(batch: Batch, parameters: Parameters) -> Batch:
 
 
 def _shown(present: Bool[Tensor, "b m"], parameters: Parameters) -> Bool[Tensor, "b m"]:
-    """Sequences that are acquired and not hidden; never none of those acquired. Any number of them up to all is as likely, where `share` is even."""
-    stay = parameters.stay.to(present.device).where(present, -math.inf)
-    place = stay.argsort(1, descending=True).argsort(1)  # 0: the largest
-    most = 1 + (parameters.share.to(present.device) * (present.sum(1) - 1)).floor()
-    return present & (place < most[:, None]) & ((stay >= 0) | (place == 0))
+    """Sequences that are acquired and not hidden; never none of those acquired."""
+    stay, share = parameters.stay.to(present.device), parameters.share.to(present.device)
+    alone = some_of(present, stay, torch.zeros_like(share))
+    return some_of(present, stay, share) & ((stay >= 0) | alone)
 
 
 # ── space ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

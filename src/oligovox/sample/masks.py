@@ -65,6 +65,23 @@ def drop_sequences(present: Bool[Tensor, "b m"], probability: float, rng: torch.
     return present & ((draw >= probability) | (draw == draw.amax(1, keepdim=True)))
 
 
+def some_of(
+    present: Bool[Tensor, "b m"], score: Float[Tensor, "b m"], share: Float[Tensor, " b"]
+) -> Bool[Tensor, "b m"]:
+    """Of the acquired sequences those with the largest scores: one, and of the others this share, rounded down.
+
+    Even scores and shares below 1 give every number from one to all but one, and every choice of so many, the same chance.
+
+    Args:
+        present: acquired or not.
+        score: of each sequence.
+        share: in [0, 1]; 1 keeps all.
+    """
+    place = score.where(present, -math.inf).argsort(1, descending=True).argsort(1)
+    most = 1 + (share * (present.sum(1) - 1)).floor()
+    return present & (place < most[:, None])
+
+
 def kept_units(shape: tuple[int, int], dropout: float, rng: torch.Generator) -> Float[Tensor, "b d"]:
     """Dropout as a factor that is part of the views: 0 for the share that is left out, 1 / (1 - dropout) for the others.
 
