@@ -56,10 +56,8 @@ def rng() -> torch.Generator:
 @pytest.mark.parametrize("mode", ["classes", "regions"])
 def test_what_the_teacher_is_sure_of_is_learned(mode: str) -> None:
     threshold = {"classes": 0.5, "regions": 0.6}[mode]
-    one, seen = (
-        method(task={"mode": mode, "labels": ["lesion", "hole"], "prior": 0.5}, threshold=threshold, boxes=1.0),
-        batch(),
-    )
+    task, seen = {"mode": mode, "labels": ["lesion", "hole"], "prior": 0.5}, batch()
+    one = method(task=task, threshold=threshold, boxes=1.0)
     views = one.views(seen, rng())
     said = one.task.probability(one.teacher.module(seen.image[1:], seen.present[1:]))
 

@@ -121,9 +121,8 @@ def needs(study: Study, job: Job) -> tuple[Job, ...]:
 
 def pretraining_of(study: Study, arm: str, seed: int) -> Job:
     """The pre-training that an arm starts from; it bears the name of the first arm that has the same."""
-    same = (name for name in study.arms if study.arms[name].pretext)
-    asked = study.pretraining(arm, seed=seed)
-    return Job("pretrain", next(name for name in same if study.pretraining(name, seed=seed) == asked), seed)
+    asked = study.arms[arm].origin
+    return Job("pretrain", next(name for name, other in study.arms.items() if other.origin == asked), seed)
 
 
 def _all_needs(study: Study, job: Job) -> list[Job]:

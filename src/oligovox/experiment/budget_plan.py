@@ -102,6 +102,11 @@ class StudyArm(Settings):
         """The pretext it starts from, None for scratch and classical rules."""
         return None if self.start == SCRATCH else self.start
 
+    @property
+    def origin(self) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
+        """Where it starts, in the words of the file: pretext, its settings, and what differs from the pretrain section."""
+        return self.pretext, self.settings, self.pretrain
+
 
 @dataclass(frozen=True, order=True)
 class Run:

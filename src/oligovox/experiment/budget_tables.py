@@ -168,8 +168,7 @@ def kind_of(study: Study, name: str) -> Kind:
 
 def _parts(study: Study, name: str) -> tuple[_Start, Semi | None]:
     """Where an arm with a network starts, and its semi-supervised strategy."""
-    arm = study.arms[name]
-    return (arm.pretext, arm.settings, arm.pretrain), study.finetuning(name, lr=study.lr[0], seed=0).semi
+    return study.arms[name].origin, study.finetuning(name, lr=study.lr[0], seed=0).semi
 
 
 def _difference(key: _Key, spread: Spread, p: float, draws: int, p_holm: float, higher: bool) -> Difference:

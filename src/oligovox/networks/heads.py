@@ -9,6 +9,9 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
+RARE = 0.01
+"""Probability of a lesion at a voxel, before anything is known of it."""
+
 
 class SegmentationHead(nn.Conv3d):
     """1³ convolution: features (b, channels, x, y, z) → logits (b, classes, x, y, z), background first."""

@@ -23,7 +23,7 @@ from oligovox.method import Clock, Losses, Method
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import ReconstructionHead, SegmentationHead
+from oligovox.networks.heads import RARE, ReconstructionHead, SegmentationHead
 from oligovox.networks.teacher import Teacher, warm_momentum
 from oligovox.sample.batch import Batch
 from oligovox.sample.implanting import Implants, Share, implant
@@ -81,7 +81,7 @@ class ImplantedLesions(Method[Views]):
         self.settings = settings
         self.network = EncoderDecoder(encoder, Decoder(encoder.channels, encoder.strides))
         channels = self.network.decoder.channels[0]
-        self.find = SegmentationHead(channels, 1).expect(0.01, background=False)
+        self.find = SegmentationHead(channels, 1).expect(RARE, background=False)
         self.tell = SegmentationHead(channels, 3) if settings.compartment_weight and settings.nested else None
         self.restore = ReconstructionHead(channels, len(encoder.modalities)) if settings.restore_weight else None
         self.predict = nn.Conv3d(channels, channels, 1) if settings.distil_weight else None

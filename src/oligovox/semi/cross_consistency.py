@@ -83,7 +83,7 @@ class CrossConsistency(Method[Views]):
         self.task = segmentation.Segmentation(encoder, settings.task)
         self.decoders = nn.ModuleList(Decoder(encoder.channels, encoder.strides) for _ in range(3))
         channels = self.task.network.head.in_channels
-        self.heads = nn.ModuleList(self.task.new_head(channels, settings.task) for _ in range(3))
+        self.heads = nn.ModuleList(self.task.new_head(channels) for _ in range(3))
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """The batch, and the draws for the features of its unlabelled part."""

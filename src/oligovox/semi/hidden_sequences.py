@@ -2,7 +2,7 @@
 
 Source: ours. Kin: distillation from all sequences to fewer (Hu et al. 2020, KD-Net, arXiv 2003.11216; Liu et al. 2023, M3AE, arXiv 2303.05302, which
     draws two subsets and lets them agree).
-Deviates: one network is both teacher and pupil, without gradient into what it says of the whole, so the full set is trained as without this; where
+Deviates: one network is both teacher and pupil, without gradient into what it says of the whole, so the whole is shown as often and taught the same as without this; where
     nobody looked, the whole teaches as well; which sequences are hidden is drawn anew for each patch, any number of them as often.
 """
 

@@ -23,7 +23,7 @@ from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import SegmentationNetwork
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import SegmentationHead
+from oligovox.networks.heads import RARE, SegmentationHead
 from oligovox.sample.batch import Batch
 
 
@@ -44,7 +44,7 @@ class Settings(base.Settings):
         description="decoder resolutions that are supervised, with weights 1, 1/2, 1/4, … of their sum; 1 is full only",
     )
     prior: float = base.silent(
-        0.01,
+        RARE,
         gt=0,
         lt=1,
         description="probability of each output before training; 0.5, as without this, lets small lesions wait for hundreds of steps",
@@ -90,19 +90,17 @@ class Segmentation(Method[Views]):
         super().__init__()
         self.settings = settings
         decoder = Decoder(encoder.channels, encoder.strides)
-        self.network = SegmentationNetwork(encoder, decoder, self.new_head(decoder.channels[0], settings))
+        self.network = SegmentationNetwork(encoder, decoder, self.new_head(decoder.channels[0]))
         self.strides = decoder.strides[: settings.deep_supervision]
         self.coarser = nn.ModuleList(
-            self.new_head(channels, settings) for channels in decoder.channels[1 : settings.deep_supervision]
+            self.new_head(channels) for channels in decoder.channels[1 : settings.deep_supervision]
         )
 
-    @staticmethod
-    def new_head(channels: int, settings: Settings) -> SegmentationHead:
+    def new_head(self, channels: int) -> SegmentationHead:
         """A head for features of so many channels, before training."""
-        background = settings.mode == "classes"
-        return SegmentationHead(channels, len(settings.labels) + background).expect(
-            settings.prior, background=background
-        )
+        background = self.settings.mode == "classes"
+        head = SegmentationHead(channels, len(self.settings.labels) + background)
+        return head.expect(self.settings.prior, background=background)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """The batch as it is; augmentation happened before.
