@@ -3,9 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/study_missing.py --out FOLDER [--workers 1] [--collect] [--real BIDS]
     OMP_NUM_THREADS=1 python benchmarks/study_missing.py --question confirm --out FOLDER [--workers 1]
     OMP_NUM_THREADS=1 python benchmarks/study_missing.py --question longer --out FOLDER [--workers 1]
+    OMP_NUM_THREADS=1 python benchmarks/study_missing.py --question held --out FOLDER [--workers 1] [--real BIDS]
 
 The second asks again, on new people and with new seeds, what was chosen after the first → study_missing_confirm.json. The third trains longer, hides
-sequences another way, and calls voxels where validation people are scored best → study_missing_longer.json.
+sequences another way, and calls voxels where validation people are scored best → study_missing_longer.json. The last asks of new people whether what the
+third found holds → study_missing_held.json.
 Plans, results, reading: study_missing.md. Start it again to resume: what is finished is kept. With other `--steps`, `--people`
 or `--seeds` (to see that it works) the result goes to FOLDER.
 """
@@ -93,6 +95,13 @@ QUESTIONS = {
         (6, 7, 8, 9),
         ("early", "early, some", "stems, some", "early, some, twice", "early, both"),
         "study_missing_longer.json",
+        steps=3000,
+    ),
+    "held": Question(
+        {"labelled": (8, 993), "tested": (16, 994), "validated": (4, 995)},
+        (10, 11, 12),
+        ("early", "early, both"),
+        "study_missing_held.json",
         steps=3000,
     ),
 }
