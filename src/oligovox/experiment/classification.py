@@ -3,7 +3,7 @@
     RUN/classify.json            settings, folds, hash of the lesion store; finished or not
     RUN/fold-1/pretrain/         a run folder, where there is a start (RUN/pretrain/ for a transductive one)
     RUN/fold-1/train/            a run folder; train/model is the checkpoint with the highest validation PR-AUC; of a forest train/forest alone
-    RUN/fold-1/fold.json         threshold and validation scores
+    RUN/fold-1/fold.json         calibration, threshold, people
     RUN/fold-1/predictions.tsv   the tested people's lesions
     RUN/predictions.tsv          those of all folds: out of fold, once every lesion of people with a graded one (nobody else is in a fold)
 
@@ -12,7 +12,8 @@ Everything resumes: a fold that has its fold.json is done, one that has not goes
 Source: train.py and evaluate.py of veronicapignedoli/FRODO, arXiv 2606.16756: folds by participant, threshold by validation F1, checkpoint by
     validation PR-AUC.
 Deviates: the start of a fold sees nobody who is tested or validated on (the release: everybody; `pretrain.transductive` does that); folds are
-    stratified by Rim+ lesions; no early stopping: all steps are taken and the best checkpoint is kept.
+    stratified by Rim+ lesions; no early stopping: all steps are taken and the best checkpoint is kept; a network's answers become probabilities on
+    validated people, before the threshold is chosen (`calibrate: false` leaves them as they are).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.radiomics_forest import FOREST, ForestSettings, RadiomicsForest, lesion_rows
 from oligovox.experiment.training import build_encoder, build_method, fit_and_export, load_network, load_start, resolved
 from oligovox.files import check_writable, read_json, read_tsv, sweep, write_json, write_tsv
+from oligovox.infer.calibration import Calibration, calibration_of
 from oligovox.infer.lesions import predict_lesions
 from oligovox.metrics.protocols.prl import best_threshold, score_lesions
 from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
@@ -47,7 +49,7 @@ from oligovox.sample.lesions import LesionSource
 from oligovox.sample.turns import Turns, turned
 from oligovox.settings import parse
 
-FORMAT = 2
+FORMAT = 3
 PREDICTIONS = (
     *("lesion", "person", "fold", "grade", "uncertain", "probability", "threshold", "called"),
     *("exam", "number", "x", "y", "z", "volume_mm3"),
@@ -158,11 +160,15 @@ class _Run:
             answer = self._forest(home, fold, train)
         else:
             answer = self._network(home, fold, train, watched)
-        threshold = best_threshold(answer(watched), [lesion.grade for lesion in watched])
+        validated, grades = answer(watched), [lesion.grade for lesion in watched]
+        network = self.chosen.method != FOREST  # a forest's share of trees is what it is
+        calibrate = calibration_of(validated, grades) if self.chosen.calibrate and network else Calibration()
+        threshold = best_threshold(calibrate(validated), grades)
         test = self.store.of(fold.test)
-        rows = prediction_rows(test, answer(test), np.full(len(test), threshold), number)
+        rows = prediction_rows(test, calibrate(answer(test)), np.full(len(test), threshold), number)
         write_tsv(home / "predictions.tsv", rows, PREDICTIONS)
-        write_json(home / "fold.json", {"threshold": threshold, "people": asdict(fold)})
+        about = {"calibration": asdict(calibrate), "threshold": threshold, "people": asdict(fold)}
+        write_json(home / "fold.json", about)
         return rows
 
     def _forest(self, home: Path, fold: Fold, train: Sequence[StoredLesion]) -> _Answer:
@@ -207,7 +213,7 @@ class _Run:
             classifies=True, transductive=transductive,
         )  # fmt: skip
         model = self._trained(stage, source, home / "train", sorted(seen), start, validate)
-        network = load_network(model)[0]
+        network = load_network(model)[0].to(Runtime(chosen.training).device)
         return lambda lesions: self._predict(network, lesions)
 
     def _pretrained(self, home: Path, fold: Fold) -> Path | None:
@@ -300,7 +306,7 @@ def prediction_rows(
         | {
             "person": lesion.person,
             "fold": fold,
-            "probability": round(float(p), 6),
+            "probability": float(f"{p:.9g}"),  # digits that count: a network that is sure still has an order
             "threshold": float(t),
             "called": int(p > t),
         }

@@ -69,6 +69,10 @@ class Classify(Settings):
     balanced: bool = Field(True, description="draw Rim+ and Rim− with even chances")
     turns: Turns = Turns()
     training: Annotated[Training, _laid_over(_USUAL)] = Training(**_USUAL)
+    calibrate: bool = Field(
+        True,
+        description="fit slope and offset of a network's logit on validated people, so that it gives probabilities",
+    )
     pretrain: PretrainLesions | None = Field(None, description="self-supervised start; null: from scratch")
     folds: int = Field(5, ge=2, description="of people")
     validation: float = Field(0.2, gt=0, lt=1, description="share of a fold's other people that is validated on")
@@ -85,18 +89,21 @@ class Classify(Settings):
         return {**given, "network": {"name": "frodo", **network}} if isinstance(network, dict) else given
 
 
-def cpu_size(encoder: str | None, *, started: bool) -> list[str]:
-    """Changes of the defaults with which two cores train a fold in minutes; benchmarks/study_rims.py measures them.
+def cpu_size(asked: Classify) -> list[str]:
+    """Changes of the defaults with which two cores train a fold in minutes; benchmarks/study_rims.py measures them. None for a forest.
 
-    Patches of 32³ at 1 mm hold a lesion of up to 3 mL with what is shown around it.
+    Patches of 32³ at 1 mm cut one lesion in ten (study_rims.md), mostly confluent ones, and what is shown around more of them.
 
     Args:
-        encoder: name of the network; None: frodo.
-        started: there is a self-supervised start as well.
+        asked: what is trained: method, network, and whether there is a self-supervised start.
     """
-    small = ["network.settings.preset=cpu"] if encoder in (None, "frodo", "rimnet") else []
+    if asked.method == FOREST:
+        return []
+    small = ["network.settings.preset=cpu"] * (asked.network.name in ("frodo", "rimnet", "resnet18"))
     small += ["patch=32", "training.steps=300", "training.lr=3e-4", "training.validate_every=50"]
-    return small + ["pretrain.training.steps=300", "pretrain.training.lr=1.5e-4", "pretrain.batch=16"] * started
+    return small + ["pretrain.training.steps=300", "pretrain.training.lr=1.5e-4", "pretrain.batch=16"] * (
+        asked.pretrain is not None
+    )
 
 
 def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
@@ -122,12 +129,17 @@ def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
         positives, folds=chosen.folds, validation=chosen.validation, seed=chosen.seed, labels=chosen.labels
     )
     for number, fold in enumerate(folds, start=1):
-        grades = {lesion.grade for lesion in store.graded if lesion.person in fold.train}
-        if grades != {0, 1}:
-            only = "Rim+" if grades == {1} else "Rim−"
-            raise LabelError(
-                f"fold {number} of {len(folds)} would learn from {only} lesions only; grade more people, or use fewer folds"
-            )
+        for people, does in ((fold.train, "learn from"), (fold.validation, "choose its checkpoint and threshold by")):
+            grades = {lesion.grade for lesion in store.graded if lesion.person in people}
+            if grades != {0, 1}:
+                only = "Rim+" if grades == {1} else "Rim−"
+                raise LabelError(
+                    f"fold {number} of {len(folds)} would {does} {only} lesions only; grade more people, or use fewer folds"
+                )
+    if chosen.balanced and (idle := chosen.settings.get("imbalance")) in ("class_balanced", "logit_adjustment"):
+        raise SettingsError(
+            f"imbalance {idle} changes nothing where both grades are drawn alike; set balanced=false, or leave imbalance out"
+        )
     return folds
 
 
@@ -141,7 +153,8 @@ def _check_networks(store: LesionStore, chosen: Classify) -> None:
 
 def _check_forest(chosen: Classify) -> None:
     parse(ForestSettings, chosen.settings, f"settings of {FOREST}")
-    idle = {"network", "patch", "batch", "balanced", "turns", "training", "pretrain"} & chosen.model_fields_set
+    of_networks = {"network", "patch", "batch", "balanced", "turns", "training", "pretrain", "calibrate"}
+    idle = of_networks & chosen.model_fields_set
     if idle:
         raise SettingsError(
             f"{FOREST} has no network and takes no steps, so {min(idle)} means nothing to it; leave it out "
