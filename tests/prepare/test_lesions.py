@@ -20,7 +20,7 @@ from oligovox.errors import CohortError, GeometryError, ImageError, InputError, 
 from oligovox.files import read_json, read_tsv, write_tsv
 from oligovox.prepare import lesions as module
 from oligovox.prepare.geometry import read_volume
-from oligovox.prepare.lesion_grades import Graded, GradeRule, grades_of, read_grades, unclaimed
+from oligovox.prepare.lesion_grades import UNKNOWN, Graded, GradeRule, grades_of, read_grades, unclaimed
 from oligovox.prepare.lesion_masks import LesionRule, dilated, find_lesions, kept_lesions, radius_steps
 from oligovox.prepare.lesion_store import LesionPlan, LesionStore
 from oligovox.prepare.lesions import Exam, extract_lesions
@@ -279,6 +279,18 @@ def test_a_confluent_lesion_has_a_rim_where_a_smaller_part_has_one() -> None:
     grades = grades_of(rows, numbers, np.eye(4), instances, GradeRule())
     assert grades.grade.tolist() == [1, 0]
     assert grades.unmatched == 1
+
+
+def test_a_lesion_that_only_touches_a_rim_is_another_lesion() -> None:
+    """One voxel of twenty: the rim is missed, and what touches it has no grade."""
+    numbers, instances = np.zeros((2, 60, 1, 1), np.int32)
+    numbers[:21], numbers[50:] = 1, 2
+    instances[20:40], instances[50:52] = 7, 8
+    rows = [Graded(7, None, 1, False), Graded(8, None, 1, False)]
+    grades = grades_of(rows, numbers, np.eye(4), instances, GradeRule())
+    assert grades.grade.tolist() == [UNKNOWN, 1]  # all of the small one lies in the second
+    assert grades.missed == 1
+    assert grades_of(rows, numbers, np.eye(4), instances, GradeRule(least_shared=0)).grade.tolist() == [1, 1]
 
 
 def test_what_nobody_drew_is_unknown_in_a_map_too_and_what_the_mask_lacks_is_counted(tmp_path: Path) -> None:

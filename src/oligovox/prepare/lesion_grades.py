@@ -5,7 +5,7 @@ Three ways to say it, each a file of one exam (the table may hold a whole cohort
 | file | a lesion gets |
 | --- | --- |
 | label map such as `desc-rims_dseg` | Rim+ where at least `rim_share` of its voxels have the value `rim_value`, unknown where all are 0 (nobody drew it), else Rim− |
-| table with a numbered map beside it, as `oligovox simulate rim` writes them | the grades of the number it shares most voxels with, and of those that share most with it: confluent lesions have several |
+| table with a numbered map beside it, as `oligovox simulate rim` writes them | the grades of the number it shares most voxels with, and of those that share most with it: confluent lesions have several. Two that share less than `least_shared` of the smaller one are strangers |
 | table with positions (x, y, z in mm, RAS) | the grades of the rows whose nearest lesion it is, within `match_mm` |
 
 Columns are `rim` or `grade`, `id` (or lesion, number), `x_mm`, `y_mm`, `z_mm` (or x, y, z) and, if there is one, `uncertain`. A grade is 1, 0, rim+, rim-,
@@ -56,6 +56,9 @@ class GradeRule(Settings):
         "unknown", description="a grade with '?': not used, taken as Rim− (the release), or taken as it stands"
     )
     match_mm: float = Field(3.0, ge=0, description="a position in a table may lie so far from its lesion, mm")
+    least_shared: float = Field(
+        0.1, ge=0, le=1, description="a lesion and a number of a map belong together from this share of the smaller one"
+    )
     rim_value: int = Field(2, ge=1, description="value of Rim+ lesions, or of rims, in a label map")
     rim_share: float = Field(
         0.1, gt=0, le=1, description="share of a lesion's voxels with that value from which it is Rim+"
@@ -166,8 +169,9 @@ def grades_of(
     found: list[list[Graded]] = [[] for _ in range(count + 1)]
     if count and instances is not None:
         by_number = {row.number: row for row in rows}
-        pairs = set(enumerate(_most_shared(numbers, instances), start=1))
-        pairs |= {(lesion, number) for number, lesion in enumerate(_most_shared(instances, numbers), start=1)}
+        pairs = set(enumerate(_most_shared(numbers, instances, rule.least_shared), start=1))
+        back = _most_shared(instances, numbers, rule.least_shared)
+        pairs |= {(lesion, number) for number, lesion in enumerate(back, start=1)}
         for lesion, number in pairs:
             if lesion and number and (row := by_number.get(number)):
                 found[lesion].append(row)
@@ -218,15 +222,17 @@ def _graded(table: Path, row: Mapping[str, str], columns: Mapping[str, str | Non
     return Graded(number, place, grade, doubt or row.get("uncertain", "").strip() in ("1", "yes", "true"))
 
 
-def _most_shared(numbers: Numbers, instances: Numbers) -> list[int]:
-    """For each lesion the number in the other map it shares most voxels with; 0 where there is none."""
+def _most_shared(numbers: Numbers, instances: Numbers, least: float) -> list[int]:
+    """For each lesion the number in the other map it shares most voxels with; 0 where there is none, or less than `least` of the smaller one."""
     inside = (numbers > 0) & (instances > 0)
     width = int(instances.max(initial=0)) + 1
     pairs, sizes = np.unique(numbers[inside].astype(np.int64) * width + instances[inside], return_counts=True)
     most = [0] * (int(numbers.max(initial=0)) + 1)
+    whole = np.bincount(numbers.ravel()), np.bincount(instances.ravel())
     for place in np.argsort(sizes, kind="stable"):  # the largest is written last
         lesion, number = divmod(int(pairs[place]), width)
-        most[lesion] = number
+        if sizes[place] >= least * min(whole[0][lesion], whole[1][number]):
+            most[lesion] = number
     return most[1:]
 
 
