@@ -1,15 +1,18 @@
 """Predictions of lesions against their grades: scores with intervals over people, folds, curves, differences, the page.
 
-OUT/scores.json   settings, scores of lesions and people with intervals, each fold, calibration, curves, the comparison
+OUT/scores.json   settings, scores of lesions and people with intervals, each fold, calibration, curves, the comparison and its tests
 OUT/scores.tsv    region, metric, value, low, high; `difference` where something is compared
 OUT/classify.html the same to read, with pictures of the lesions
+
+Rims that the masks miss are in no table of predictions. Where the lesion store is known, those of the exams that were tested (`missed_of`) count in
+the scores of people: "missed_rims" of scores.json is the store's, "missed_rims_scored" what of it counts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,9 +25,10 @@ from oligovox.errors import CohortError, LabelError
 from oligovox.experiment.classification_page import draw_page
 from oligovox.files import check_writable, read_json, read_tsv, write_json, write_tsv
 from oligovox.metrics.bootstrap import defined
+from oligovox.metrics.delong import roc_area_test
 from oligovox.metrics.lesion_curves import net_benefit, precision_recall_points, reliability, roc_points
 from oligovox.metrics.protocols.prl import MAIN, Estimate, Settings, lesion_differences, lesion_intervals, score_lesions
-from oligovox.prepare.lesion_store import LesionStore
+from oligovox.prepare.lesion_store import LesionStore, person_of
 from oligovox.settings import parse
 
 SEED = 0
@@ -182,9 +186,11 @@ def _at(place: Sequence[float] | NDArray[np.float64]) -> str:
 def _write(
     out: Path, scored: Scored, other: Scored | None, table: Path, store: LesionStore | None, settings: Settings
 ) -> dict[str, Any]:
+    missed = missed_of(store, scored.rows) if store else None
     pooled = lesion_intervals(
-        scored.probability, scored.truth, scored.person, settings, seed=SEED, thresholds=scored.threshold
-    )
+        scored.probability, scored.truth, scored.person, settings,
+        seed=SEED, thresholds=scored.threshold, missed=missed,
+    )  # fmt: skip
     rows = _rows("value", pooled)
     content: dict[str, Any] = {
         "lesions": len(scored.lesion),
@@ -192,6 +198,7 @@ def _write(
         "rim_plus": int(scored.truth.sum()),
         "ungraded": len(scored.rows) - len(scored.lesion),
         "missed_rims": store.missed_rims if store else None,
+        "missed_rims_scored": None if missed is None else sum(missed.values()),
         "seed": SEED,
         "settings": settings.model_dump(mode="json"),
         "scores": {region: {m: e.as_row() for m, e in found.items()} for region, found in pooled.items()},
@@ -199,10 +206,11 @@ def _write(
         **_curves(scored),
     }
     if other is not None:
-        compared = _compared(scored, other, table, settings)
+        other = _same_lesions(scored, other, table)
+        compared = _compared(scored, other, settings, missed)
         content["difference"] = {
             region: {m: e.as_row() for m, e in found.items()} for region, found in compared.items()
-        }
+        } | {"tests": _tests(scored, other, compared)}
         rows += _rows("difference", compared)
     run = table.parent / "classify.json"
     about = read_json(run) if run.is_file() else {}
@@ -211,10 +219,48 @@ def _write(
     content["transductive"] = bool((about.get("settings", {}).get("pretrain") or {}).get("transductive"))
     write_tsv(out / "scores.tsv", rows, ("what", "region", "metric", "value", "low", "high", "resamples"))
     write_json(out / "scores.json", content)
-    page = draw_page(content, scored.rows, table.parent, out, store)
+    page = draw_page(_for_page(content), scored.rows, table.parent, out, store)
     found: dict[str, Any] = {"scores": str(out / "scores.json"), "page": str(page)}
     found |= {"lesion": {m: content["scores"]["lesion"][m] for m in MAIN}}
-    return found | ({"difference": {m: content["difference"]["lesion"][m] for m in MAIN}} if other is not None else {})
+    if other is None:
+        return found
+    tests = content["difference"]["tests"]
+    return found | {"difference": {m: content["difference"]["lesion"][m] | tests.get(m, {}) for m in MAIN}}
+
+
+def _for_page(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The page says of `missed_rims` that they are in no score, so it gets those that are in none."""
+    missed, scored = content["missed_rims"], content["missed_rims_scored"]
+    return {**content, "missed_rims": None if missed is None or scored is None else missed - scored}
+
+
+def missed_of(store: LesionStore, rows: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """Person, as the table calls them → Rim+ lesions that the masks miss in the exams that were tested; None where the store cannot say.
+
+    Tested are exams of which the table has a lesion, and of the exams without a lesion, which no table can name,
+
+    * those whose person has a tested exam;
+    * all, where the table has no folds and every exam of the store that has a lesion is in it: then everybody in the store was asked. With folds
+      somebody without a graded lesion was in none, so was never tested.
+
+    Args:
+        store: has the exams, and what their masks miss.
+        rows: of the table of predictions, those of unknown grade too.
+    """
+    known = {lesion.name: lesion for lesion in store.lesions}
+    seen = [(known[row["lesion"]], row["person"]) for row in rows if row["lesion"] in known]
+    tested, filled = {lesion.exam for lesion, _ in seen}, {lesion.exam for lesion in store.lesions}
+    names = {lesion.person: person for lesion, person in seen}
+    everybody = tested == filled and not any(row["fold"] for row in rows)
+    if (counts := store.missed_by_exam) is None:
+        return None
+    missed: dict[str, int] = {}
+    for exam, count in counts.items():
+        person = person_of(exam)
+        if count and (exam in tested or (exam not in filled and (everybody or person in names))):
+            name = names.get(person, person)
+            missed[name] = missed.get(name, 0) + count
+    return missed
 
 
 def score_headlines(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,8 +273,16 @@ def score_headlines(result: Mapping[str, Any]) -> dict[str, Any]:
         for metric, estimate in value.items():
             ends = [estimate[end] for end in ("value", "low", "high")]
             shown = ["undefined" if end is None else f"{end:.3f}" for end in ends]
-            lines[f"{metric} ({key})"] = shown[0] if None in ends[1:] else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+            line = shown[0] if None in ends[1:] else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+            lines[f"{metric} ({key})"] = line + _said(estimate)
     return lines
+
+
+def _said(estimate: Mapping[str, Any]) -> str:
+    """The test of a difference, where there is one."""
+    if (p := estimate.get("p")) is None:
+        return ""
+    return f", {f'p = {p:.3f}' if p >= 0.001 else 'p < 0.001'} ({estimate['test']})"
 
 
 def _rows(what: str, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict[str, Any]]:
@@ -288,7 +342,8 @@ def _curves(scored: Scored) -> dict[str, Any]:
     }
 
 
-def _compared(scored: Scored, other: Scored, table: Path, settings: Settings) -> dict[str, dict[str, Estimate]]:
+def _same_lesions(scored: Scored, other: Scored, table: Path) -> Scored:
+    """The other's lesions in the order of ours."""
     place = {name: index for index, name in enumerate(other.lesion)}
     if set(place) != set(scored.lesion):
         alone = sorted(set(place) ^ set(scored.lesion))
@@ -307,10 +362,29 @@ def _compared(scored: Scored, other: Scored, table: Path, settings: Settings) ->
             f"{table}: {scored.lesion[int(apart.argmax())]} is another lesion in the other table, of another place or volume; "
             "compare runs of one lesion store"
         )
-    return lesion_differences(
-        scored.probability, other.probability[order], scored.truth, scored.person, settings,
-        seed=SEED, thresholds=(scored.threshold, other.threshold[order]),
+    return replace(
+        other, lesion=scored.lesion, person=scored.person, truth=scored.truth, probability=other.probability[order],
+        threshold=other.threshold[order], fold=tuple(other.fold[index] for index in order), place=other.place[order],
     )  # fmt: skip
+
+
+def _compared(
+    scored: Scored, other: Scored, settings: Settings, missed: Mapping[str, int] | None
+) -> dict[str, dict[str, Estimate]]:
+    return lesion_differences(
+        scored.probability, other.probability, scored.truth, scored.person, settings,
+        seed=SEED, thresholds=(scored.threshold, other.threshold), missed=missed,
+    )  # fmt: skip
+
+
+def _tests(scored: Scored, other: Scored, compared: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
+    """Of the differences of areas, p of each alone: several comparisons need `metrics.paired.holm`."""
+    tested = roc_area_test(scored.probability, other.probability, scored.truth, scored.person)
+    drawn = compared["lesion"]["pr_auc"]
+    return {
+        "roc_auc": tested.as_row() | {"test": "DeLong, clustered by people"},
+        "pr_auc": {"difference": defined(drawn.value), "p": defined(drawn.p), "test": "bootstrap over people"},
+    }
 
 
 def _list(values: Sequence[float] | NDArray[np.float64]) -> list[float | None]:

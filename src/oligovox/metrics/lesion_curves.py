@@ -6,6 +6,8 @@
 | precision-recall | recall, precision at each distinct probability, the strictest first |
 | decision | at each threshold probability t: TP/n − FP/n · t/(1 − t), for the classifier, for calling every lesion, and 0 for calling none |
 
+`areas` has the areas under the first two, for many cohorts at once; their definitions are in `protocols.prl`.
+
 Reliability is `metrics.calibration`, with lesions for voxels. A decision curve says at which exchange of false alarms for found lesions a classifier
 is of use: t is the probability at which somebody would act. Here "acting" means that an expert looks at the lesion again; whether that helps
 a patient is another question.
@@ -15,6 +17,8 @@ Source: Vickers and Elkin 2006, Medical Decision Making 26:565 (net benefit; fro
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -22,6 +26,7 @@ from oligovox.errors import InputError
 from oligovox.metrics.calibration import Calibration, calibration
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Points = tuple[Floats, Floats]
 
 BINS = 10
@@ -64,6 +69,49 @@ def net_benefit(probability: ArrayLike, truth: ArrayLike, thresholds: ArrayLike)
     return hits - alarms * odds, rim.mean() - (1 - rim.mean()) * odds
 
 
+def areas(truth: Ints, last: Ints, weight: Ints, max_fpr: float) -> dict[str, Floats]:
+    """Areas under the curves of many cohorts of the same lesions.
+
+    Args:
+        truth: (n,) 1 for Rim+, 0 for Rim−, by falling probability.
+        last: (k,) index of the last lesion of each distinct probability.
+        weight: (cohorts, n) how often each lesion is in each cohort.
+        max_fpr: false positive rate at which the partial area ends, in (0, 1].
+
+    Returns:
+        "roc_auc", "partial_auc", "partial_auc_raw", "pr_auc": (cohorts,), NaN where a class is missing.
+    """
+    hits = np.cumsum(weight * truth, axis=1)[:, last]
+    alarms = np.cumsum(weight * (1 - truth), axis=1)[:, last]
+    start = np.zeros((len(weight), 1), dtype=np.int64)
+    hits, alarms = np.hstack([start, hits]), np.hstack([start, alarms])
+    tpr, fpr = share(hits, hits[:, -1:]), share(alarms, alarms[:, -1:])
+    raw, chance = _area(fpr, tpr, max_fpr), max_fpr**2 / 2
+    precision = np.nan_to_num(share(hits, hits + alarms))
+    return {
+        "roc_auc": _area(fpr, tpr, 1.0),
+        "partial_auc": (1 + (raw - chance) / (max_fpr - chance)) / 2,
+        "partial_auc_raw": raw,
+        "pr_auc": np.sum(np.diff(tpr, axis=1) * precision[:, 1:], axis=1),
+    }
+
+
+def share(part: NDArray[np.number], whole: NDArray[np.number]) -> Floats:
+    """part / whole, NaN where whole is 0."""
+    found: Floats = np.full(part.shape, math.nan)
+    np.divide(part, whole, out=found, where=np.broadcast_to(whole > 0, part.shape))
+    return found
+
+
+def _area(fpr: Floats, tpr: Floats, end: float) -> Floats:
+    """Area under each row's curve for a false positive rate from 0 to `end`, by trapezoids."""
+    left, right = fpr[:, :-1], fpr[:, 1:]
+    width = np.minimum(right, end) - np.minimum(left, end)
+    rise = np.diff(tpr, axis=1) * np.nan_to_num(share(width, right - left))
+    area: Floats = np.sum(width * (tpr[:, :-1] + rise / 2), axis=1)
+    return area
+
+
 def _counts(probability: ArrayLike, truth: ArrayLike) -> Points:
     """Rim+ and Rim− lesions at or above each distinct probability, the highest first, with 0 before them."""
     given, rim = _checked(probability, truth)
@@ -73,7 +121,7 @@ def _counts(probability: ArrayLike, truth: ArrayLike) -> Points:
     return np.concatenate([[0.0], hits]), np.concatenate([[0.0], alarms])
 
 
-def _checked(probability: ArrayLike, truth: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+def _checked(probability: ArrayLike, truth: ArrayLike) -> tuple[Floats, Ints]:
     given, rim = np.asarray(probability, dtype=np.float64), np.asarray(truth, dtype=np.int64)
     if given.ndim != 1 or given.shape != rim.shape or not given.size:
         raise InputError(

@@ -12,6 +12,7 @@ An exam without lesions has no arrays. Why patches and not whole volumes: every 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,8 @@ COLUMNS = (
     *("volume_mm3", "around_mm", "grade", "uncertain"),
 )
 """Of lesions.tsv; x, y, z in mm (world, RAS), grade 1 Rim+, 0 Rim−, -1 unknown."""
+
+_EXAM = re.compile(r"(?:(.+?)_)?sub-(.+?)(?:_ses-.+)?")
 
 
 class LesionPlan(Settings):
@@ -185,8 +188,14 @@ class LesionStore:
     @property
     def missed_rims(self) -> int | None:
         """Rim+ lesions of the grades that are not here, since the masks miss them or they are too small; None: cut before this was counted."""
-        counts = [read_json(self.root / "cases" / exam / "case.json").get("rims_without_lesion") for exam in self.exams]
-        return None if None in counts else sum(counts)
+        return None if (counts := self.missed_by_exam) is None else sum(counts.values())
+
+    @property
+    def missed_by_exam(self) -> dict[str, int] | None:
+        """The same of each exam, also of those without a lesion."""
+        about = {exam: read_json(self.root / "cases" / exam / "case.json") for exam in self.exams}
+        counts = {exam: content.get("rims_without_lesion") for exam, content in about.items()}
+        return None if None in counts.values() else counts
 
     @property
     def graded(self) -> tuple[StoredLesion, ...]:
@@ -219,6 +228,12 @@ class LesionStore:
     @cached_property
     def _by_name(self) -> dict[str, StoredLesion]:
         return {lesion.name: lesion for lesion in self.lesions}
+
+
+def person_of(exam: str) -> str:
+    """What folds are drawn on, from the name of an exam (`Case.name`): of one without lesions nothing else says it."""
+    parts = _EXAM.fullmatch(exam)
+    return "_".join(part for part in parts.groups() if part) if parts else exam
 
 
 def read_exam(folder: Path) -> tuple[StoredLesion, ...]:

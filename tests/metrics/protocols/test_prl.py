@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oligovox.errors import InputError, LabelError, SettingsError
-from oligovox.metrics.protocols.prl import BEST, MAIN, Settings, best_threshold, lesion_intervals, score_lesions
+from oligovox.metrics.protocols.prl import (
+    BEST,
+    MAIN,
+    Estimate,
+    Settings,
+    best_threshold,
+    lesion_differences,
+    lesion_intervals,
+    score_lesions,
+)
 from oligovox.settings import parse
 
 AREAS = ("roc_auc", "partial_auc", "partial_auc_raw", "pr_auc")
@@ -199,6 +208,63 @@ def test_patients_by_category_worked_by_hand():
     assert (four["sensitivity"], four["specificity"], four["ppv"], four["accuracy"]) == (0.5, 1.0, 1.0, 0.8)
     called, truth = np.array(list(PATIENTS.values())).T
     assert found["count"] == pytest.approx({"pearson_r": np.corrcoef(called, truth)[0, 1], "mse": 7 / 5, "bias": 1 / 5})
+
+
+def test_rims_that_the_mask_misses_count_for_people_and_not_for_lesions():
+    """Two people with one rim each, of which the mask misses that of b: b has another lesion, or none at all."""
+    one = ([0.9], [1], ["a"])
+    assert score_lesions(*one).regions["patient_1"]["accuracy"] == 1
+    for lesions in (one, ([0.9, 0.2], [1, 0], ["a", "b"])):
+        found = score_lesions(*lesions, missed={"b": 1}).regions
+        assert found["lesion"] == score_lesions(*lesions).regions["lesion"]
+        people, counts = found["patient_1"], found["count"]
+        assert (people["sensitivity"], people["accuracy"], people["prevalence"]) == (0.5, 0.5, 1)
+        assert people["specificity"] is None
+        assert counts == {"pearson_r": None, "mse": 0.5, "bias": -0.5}
+
+
+def test_missed_rims_add_to_those_of_the_list():
+    """As one more Rim+ lesion each that nobody calls, and nothing for those with none."""
+    probability, truth, patient = lesions_of(PATIENTS)
+    missed = {"a": 1, "c": 4, "x": 2, "e": 0, "nobody": 0}
+    lost = [name for name, count in missed.items() for _ in range(count)]
+    longer = ([*probability, *(0.0 for _ in lost)], [*truth, *(1 for _ in lost)], [*patient, *lost])
+    found, expected = score_lesions(*lesions_of(PATIENTS), missed=missed).regions, score_lesions(*longer).regions
+    for region in ("patient_1", "patient_4", "count"):
+        assert found[region] == pytest.approx(expected[region])
+    ours, theirs = (lesion_intervals(*part, seed=1, resamples=50, missed=more) for part, more in (
+        (lesions_of(PATIENTS), missed), (longer, None)
+    ))  # fmt: skip
+    assert str(ours["count"]) == str(theirs["count"])
+    with pytest.raises(InputError, match="patient 'a' has -1 missed"):
+        score_lesions(probability, truth, patient, missed={"a": -1})
+
+
+def test_missed_rims_are_the_same_for_both_of_two_classifiers():
+    """b's rim is missed; one calls that of a, the other calls none."""
+    one, other, truth, patient = [0.9, 0.1], [0.1, 0.1], [1, 0], ["a", "b"]
+    found = lesion_differences(one, other, truth, patient, seed=0, resamples=50, missed={"b": 1})
+    assert found["patient_1"]["sensitivity"].value == 0.5
+    assert found["count"]["bias"].value == 0.5
+
+
+def test_the_p_of_a_difference_counts_resamples_and_is_never_0():
+    found = Estimate(0.2, 0.1, 0.3, 999, rarer=4)
+    assert found.p == 2 * 5 / 1000
+    assert Estimate(0.2, 0.1, 0.3, 999, rarer=0).p == 2 / 1000
+    assert Estimate(0.0, 0.0, 0.0, 999, rarer=999).p == 1
+    assert math.isnan(Estimate(math.nan, math.nan, math.nan, 0).p)
+    rng = np.random.default_rng(0)
+    truth, patient = rng.integers(0, 2, 60), np.repeat([f"{i}" for i in range(12)], 5)
+    good, bad = 0.5 + 0.4 * (truth - 0.5), rng.random(60)
+    better = lesion_differences(good, bad, truth, patient, seed=0, resamples=200)["lesion"]["pr_auc"]
+    worse = lesion_differences(bad, good, truth, patient, seed=0, resamples=200)["lesion"]["pr_auc"]
+    assert better.p == worse.p == 2 / 201
+    same = lesion_differences(bad, bad, truth, patient, seed=0, resamples=200)["lesion"]["pr_auc"]
+    assert (same.rarer, same.p) == (200, 1)
+    narrow = lesion_differences(bad, rng.random(60), truth, patient, seed=0, resamples=200, level=0.5)
+    for estimate in narrow["lesion"].values():  # an interval of level 1 − p ends at 0
+        assert (estimate.p < 0.5) <= (not estimate.low <= 0 <= estimate.high)
 
 
 def test_categories_and_threshold_are_settings():

@@ -17,14 +17,17 @@ A lesion is called Rim+ where its probability is strictly larger than the thresh
 
 Region "patient_n", for each n of `categories`: patients with at least n lesions called Rim+ against those with at least n Rim+ lesions; the last
 six rows above with patients for lesions. Region "count", Rim+ lesions a patient: pearson_r between called and true (None where either is the same
-for all), mse, and bias = called − true. A patient without any lesion is not in the list, so is not counted.
+for all), mse, and bias = called − true.
+
+Rim+ lesions that the masks miss are in no list of lesions, so in no row of "lesion". Given as `missed`, they count as Rim+ and never called in
+"patient_n" and "count", also of patients who have no lesion in the list, and these are drawn with the others. A patient with neither is not counted.
 
 Source: lesions, "at least one", r: evaluate.py of veronicapignedoli/FRODO (arXiv 2606.16756); mse, partial area and bootstrap over participants:
 earlier scripts there; FPR < 0.1 also in Zhang et al. 2022, QSMRim-Net, NeuroImage Clin 34:102979; category of 4: Barquero et al. 2020, RimNet,
 NeuroImage Clin 28:102412; standardised partial area: McClish 1989, Medical Decision Making 9:190 (from memory). Which of the two partial areas
 QSMRim-Net printed is not known: compare with neither alone.
 
-Deviates: undefined numbers are None (FRODO: 0, but NaN for the areas); 2000 resamples (FRODO: 500); balanced accuracy, bias and prevalence are added.
+Deviates: undefined numbers are None (FRODO: 0, but NaN for the areas); 2000 resamples (FRODO: 500); balanced accuracy, bias, prevalence and missed rims are added.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from pydantic import Field
 from oligovox import settings as base
 from oligovox.errors import InputError, LabelError
 from oligovox.metrics.bootstrap import defined
+from oligovox.metrics.lesion_curves import areas, share
 from oligovox.metrics.protocols.result import CaseResult, Number
 
 Least = Annotated[int, Field(ge=1)]
@@ -50,6 +54,7 @@ _Ints: TypeAlias = NDArray[np.int64]
 _Regions: TypeAlias = dict[str, dict[str, _Floats]]
 
 _BLOCK = 200_000  # lesions drawn at once: 1.6 MB an array, which stays in the cache
+_DIGITS = 12  # what rounding errors leave beside 0 is 0
 _GRID = np.arange(101) / 100
 
 MAIN: tuple[str, ...] = (
@@ -89,12 +94,19 @@ class Estimate:
         low: lower end; NaN below two patients.
         high: upper end; NaN below two patients.
         resamples: cohorts drawn in which the metric is defined; the others are left out.
+        rarer: those of them on the side of 0 where fewer are; those at 0 are on both.
     """
 
     value: float
     low: float
     high: float
     resamples: int
+    rarer: int = 0
+
+    @property
+    def p(self) -> float:
+        """Of a difference: two-sided bootstrap p, 2 (rarer + 1) / (resamples + 1), at most 1; NaN without resamples."""
+        return min(1.0, 2 * (self.rarer + 1) / (self.resamples + 1)) if self.resamples else math.nan
 
     def as_row(self) -> dict[str, float | int | None]:
         """Plain values for JSON and tables; None where undefined."""
@@ -106,7 +118,7 @@ class Estimate:
 class _Cohort:
     """Lesions by falling probability.
 
-    `last`: index of the last lesion of each distinct probability; `person`: index of the patient; counts are per patient.
+    `last`: index of the last lesion of each distinct probability; `person`: index of the patient; counts are per patient, `count` with missed ones.
     """
 
     truth: _Ints
@@ -124,6 +136,7 @@ def score_lesions(
     settings: Settings = DEFAULT,
     *,
     thresholds: ArrayLike | None = None,
+    missed: Mapping[str, int] | None = None,
 ) -> CaseResult:
     """Scores of a cohort of lesions.
 
@@ -134,16 +147,17 @@ def score_lesions(
         settings: threshold, partial area, categories.
         thresholds: (n,) in place of `settings.threshold`, where each fold chose its own. The areas pool the folds all the same; for the mean
             over folds, score each alone.
+        missed: patient → Rim+ lesions that the masks miss, see above; a patient with 0 is as one who is not named.
 
     Returns:
         The metrics of the module's tables in the regions "lesion", "patient_n" and "count"; no rows.
 
     Raises:
-        InputError: no lesion, not one number of each for every lesion, or a probability outside [0, 1].
+        InputError: no lesion, not one number of each for every lesion, a probability outside [0, 1], or fewer than 0 missed.
         LabelError: a truth other than 0 and 1.
     """
-    cohort = _cohort(probability, truth, patient, settings, thresholds)
-    scores = _scores(cohort, np.ones((1, len(cohort.count)), dtype=np.int64), settings)
+    cohort = _cohort(probability, truth, patient, settings, thresholds, missed)
+    scores = _scores(cohort, _everyone(cohort), settings)
     plain: dict[str, dict[str, Number]] = {
         region: {metric: defined(float(values[0])) for metric, values in metrics.items()}
         for region, metrics in scores.items()
@@ -159,6 +173,7 @@ def lesion_intervals(
     *,
     seed: int,
     thresholds: ArrayLike | None = None,
+    missed: Mapping[str, int] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, dict[str, Estimate]]:
@@ -173,6 +188,7 @@ def lesion_intervals(
         settings: threshold, partial area, categories.
         seed: of the resampling; the same seed gives the same intervals, whatever the order of lesions.
         thresholds: (n,) in place of `settings.threshold`, where each fold chose its own.
+        missed: patient → Rim+ lesions that the masks miss.
         resamples: number of cohorts drawn.
         level: share of the resampled metrics inside the interval, in (0, 1).
 
@@ -180,20 +196,12 @@ def lesion_intervals(
         region → metric → estimate.
 
     Raises:
-        InputError: no lesion, not one number of each for every lesion, or a probability outside [0, 1].
+        InputError: no lesion, not one number of each for every lesion, a probability outside [0, 1], or fewer than 0 missed.
         LabelError: a truth other than 0 and 1.
     """
-    cohort = _cohort(probability, truth, patient, settings, thresholds)
-    patients = len(cohort.count)
-    whole = _scores(cohort, np.ones((1, patients), dtype=np.int64), settings)
-    drawn = [_scores(cohort, times, settings) for times in _resampled(cohort, seed, resamples)] if patients > 1 else []
-    return {
-        region: {
-            metric: _estimate(float(value[0]), [block[region][metric] for block in drawn], level)
-            for metric, value in metrics.items()
-        }
-        for region, metrics in whole.items()
-    }
+    cohort = _cohort(probability, truth, patient, settings, thresholds, missed)
+    whole = _scores(cohort, _everyone(cohort), settings)
+    return _estimates(whole, [_scores(cohort, times, settings) for times in _resampled(cohort, seed, resamples)], level)
 
 
 def lesion_differences(
@@ -205,12 +213,13 @@ def lesion_differences(
     *,
     seed: int,
     thresholds: tuple[ArrayLike, ArrayLike] | None = None,
+    missed: Mapping[str, int] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, dict[str, Estimate]]:
     """Scores of one classifier minus those of another on the same lesions, with intervals of the difference: both see each drawn cohort.
 
-    In place of DeLong's test, which takes lesions for independent: those of one patient are not.
+    `Estimate.p` tests such a difference; of ROC areas `metrics.delong` does. Adjust the p of several comparisons, `metrics.paired.holm`.
 
     Args:
         probability: (n,) of a rim by the one, in [0, 1].
@@ -220,6 +229,7 @@ def lesion_differences(
         settings: threshold, partial area, categories.
         seed: of the resampling; the same seed gives the same intervals, whatever the order of lesions.
         thresholds: (n,) of each classifier in place of `settings.threshold`.
+        missed: patient → Rim+ lesions that the masks miss: the same for both.
         resamples: number of cohorts drawn.
         level: share of the resampled differences inside the interval, in (0, 1).
 
@@ -230,26 +240,15 @@ def lesion_differences(
         InputError: as `score_lesions`.
         LabelError: a truth other than 0 and 1.
     """
-    limits = thresholds or (None, None)
-    pair = [
-        _cohort(chance, truth, patient, settings, limit)
-        for chance, limit in zip((probability, against), limits, strict=True)
-    ]
-    patients = len(pair[0].count)
+    both = zip((probability, against), thresholds or (None, None), strict=True)
+    pair = [_cohort(chance, truth, patient, settings, limit, missed) for chance, limit in both]
 
     def differences(times: _Ints) -> _Regions:
         one, other = (_scores(cohort, times, settings) for cohort in pair)
         return {region: {m: values - other[region][m] for m, values in found.items()} for region, found in one.items()}
 
-    whole = differences(np.ones((1, patients), dtype=np.int64))
-    drawn = [differences(times) for times in _resampled(pair[0], seed, resamples)] if patients > 1 else []
-    return {
-        region: {
-            metric: _estimate(float(value[0]), [block[region][metric] for block in drawn], level)
-            for metric, value in metrics.items()
-        }
-        for region, metrics in whole.items()
-    }
+    drawn = [differences(times) for times in _resampled(pair[0], seed, resamples)]
+    return _estimates(differences(_everyone(pair[0])), drawn, level)
 
 
 def best_threshold(probability: ArrayLike, truth: ArrayLike) -> float:
@@ -291,7 +290,12 @@ def _checked(probability: ArrayLike, truth: ArrayLike) -> tuple[_Floats, _Ints]:
 
 
 def _cohort(
-    probability: ArrayLike, truth: ArrayLike, patient: Sequence[str], settings: Settings, thresholds: ArrayLike | None
+    probability: ArrayLike,
+    truth: ArrayLike,
+    patient: Sequence[str],
+    settings: Settings,
+    thresholds: ArrayLike | None,
+    missed: Mapping[str, int] | None,
 ) -> _Cohort:
     chance, rim = _checked(probability, truth)
     limit = np.asarray(settings.threshold if thresholds is None else thresholds, dtype=float)
@@ -300,24 +304,50 @@ def _cohort(
             f"{len(chance)} lesions, {len(patient)} patients, thresholds of shape {limit.shape}; expected one of each for every lesion"
         )
     order = np.argsort(-chance, kind="stable")
-    names, person = np.unique(np.asarray(patient, dtype=str), return_inverse=True)
+    lost = _checked_missed(missed or {})
+    names, everyone = np.unique(np.array([*patient, *lost], dtype=str), return_inverse=True)
+    person = everyone[: len(chance)]
     called = (chance > limit).astype(np.int64)
     return _Cohort(
         truth=rim[order],
         called=called[order],
         person=person[order],
         last=np.flatnonzero(np.diff(chance[order], append=-1.0)),
-        count=np.bincount(person, weights=rim, minlength=len(names)).astype(np.int64),
+        count=np.bincount(everyone, weights=np.append(rim, list(lost.values()))).astype(np.int64),
         called_count=np.bincount(person, weights=called, minlength=len(names)).astype(np.int64),
     )
 
 
+def _checked_missed(missed: Mapping[str, int]) -> dict[str, int]:
+    for name, count in missed.items():
+        if count < 0:
+            raise InputError(f"patient '{name}' has {count} missed Rim+ lesions; expected a whole number from 0")
+    return {name: count for name, count in missed.items() if count}
+
+
+def _everyone(cohort: _Cohort) -> _Ints:
+    """(1, patients): each of them once."""
+    return np.ones((1, len(cohort.count)), dtype=np.int64)
+
+
 def _resampled(cohort: _Cohort, seed: int, resamples: int) -> list[_Ints]:
-    """How many times each patient is drawn, in blocks (rows, patients) of bounded size."""
+    """How many times each patient is drawn, in blocks (rows, patients) of bounded size; none below two patients."""
     rng, patients = np.random.default_rng(seed), len(cohort.count)
+    if patients < 2:
+        return []
     rows = max(1, _BLOCK // len(cohort.truth))
     blocks = [min(rows, resamples - start) for start in range(0, resamples, rows)]
     return [rng.multinomial(patients, np.full(patients, 1 / patients), block) for block in blocks]
+
+
+def _estimates(whole: _Regions, drawn: Sequence[_Regions], level: float) -> dict[str, dict[str, Estimate]]:
+    return {
+        region: {
+            metric: _estimate(float(value[0]), [block[region][metric] for block in drawn], level)
+            for metric, value in metrics.items()
+        }
+        for region, metrics in whole.items()
+    }
 
 
 def _estimate(value: float, drawn: list[_Floats], level: float) -> Estimate:
@@ -326,13 +356,16 @@ def _estimate(value: float, drawn: list[_Floats], level: float) -> Estimate:
     if not kept.size:
         return Estimate(value, math.nan, math.nan, 0)
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), len(kept))
+    side = np.sign(np.round(kept, _DIGITS))
+    rarer = min(int((side <= 0).sum()), int((side >= 0).sum()))
+    return Estimate(value, float(low), float(high), len(kept), rarer)
 
 
 def _scores(cohort: _Cohort, times: _Ints, settings: Settings) -> _Regions:
     """Every metric for each row of `times` (rows, patients): how often each patient is in the cohort."""
     weight = times[:, cohort.person]
-    lesion = _areas(cohort, weight, settings.max_fpr) | _confusion(cohort.called > 0, cohort.truth > 0, weight)
+    lesion = areas(cohort.truth, cohort.last, weight, settings.max_fpr)
+    lesion |= _confusion(cohort.called > 0, cohort.truth > 0, weight)
     patient = {
         f"patient_{least}": _confusion(cohort.called_count >= least, cohort.count >= least, times)
         for least in settings.categories
@@ -340,44 +373,19 @@ def _scores(cohort: _Cohort, times: _Ints, settings: Settings) -> _Regions:
     return {"lesion": lesion, **patient, "count": _counts(cohort.called_count, cohort.count, times)}
 
 
-def _areas(cohort: _Cohort, weight: _Ints, max_fpr: float) -> dict[str, _Floats]:
-    hits = np.cumsum(weight * cohort.truth, axis=1)[:, cohort.last]
-    alarms = np.cumsum(weight * (1 - cohort.truth), axis=1)[:, cohort.last]
-    start = np.zeros((len(weight), 1), dtype=np.int64)
-    hits, alarms = np.hstack([start, hits]), np.hstack([start, alarms])
-    tpr, fpr = _share(hits, hits[:, -1:]), _share(alarms, alarms[:, -1:])
-    raw, chance = _area(fpr, tpr, max_fpr), max_fpr**2 / 2
-    precision = np.nan_to_num(_share(hits, hits + alarms))
-    return {
-        "roc_auc": _area(fpr, tpr, 1.0),
-        "partial_auc": (1 + (raw - chance) / (max_fpr - chance)) / 2,
-        "partial_auc_raw": raw,
-        "pr_auc": np.sum(np.diff(tpr, axis=1) * precision[:, 1:], axis=1),
-    }
-
-
-def _area(fpr: _Floats, tpr: _Floats, end: float) -> _Floats:
-    """Area under each row's curve for a false positive rate from 0 to `end`, by trapezoids."""
-    left, right = fpr[:, :-1], fpr[:, 1:]
-    width = np.minimum(right, end) - np.minimum(left, end)
-    rise = np.diff(tpr, axis=1) * np.nan_to_num(_share(width, right - left))
-    area: _Floats = np.sum(width * (tpr[:, :-1] + rise / 2), axis=1)
-    return area
-
-
 def _confusion(called: NDArray[np.bool_], truth: NDArray[np.bool_], weight: _Ints) -> dict[str, _Floats]:
     both, positive, predicted = weight @ (called & truth), weight @ truth, weight @ called
     everyone = weight.sum(axis=1)
     neither = everyone - positive - predicted + both
-    sensitivity, specificity = _share(both, positive), _share(neither, everyone - positive)
+    sensitivity, specificity = share(both, positive), share(neither, everyone - positive)
     return {
         "balanced_accuracy": (sensitivity + specificity) / 2,
-        "f1": _share(2 * both, positive + predicted),
+        "f1": share(2 * both, positive + predicted),
         "sensitivity": sensitivity,
         "specificity": specificity,
-        "ppv": _share(both, predicted),
-        "accuracy": _share(both + neither, everyone),
-        "prevalence": _share(positive, everyone),
+        "ppv": share(both, predicted),
+        "accuracy": share(both + neither, everyone),
+        "prevalence": share(positive, everyone),
     }
 
 
@@ -385,14 +393,7 @@ def _counts(called: _Ints, truth: _Ints, times: _Ints) -> dict[str, _Floats]:
     n, x, y = times.sum(axis=1), times @ called, times @ truth
     spread = (n * (times @ called**2) - x**2) * (n * (times @ truth**2) - y**2)  # whole numbers: 0 is exact
     return {
-        "pearson_r": _share(n * (times @ (called * truth)) - x * y, np.sqrt(spread)),
-        "mse": _share(times @ (called - truth) ** 2, n),
-        "bias": _share(x - y, n),
+        "pearson_r": share(n * (times @ (called * truth)) - x * y, np.sqrt(spread)),
+        "mse": share(times @ (called - truth) ** 2, n),
+        "bias": share(x - y, n),
     }
-
-
-def _share(part: NDArray[np.number], whole: NDArray[np.number]) -> _Floats:
-    """part / whole, NaN where whole is 0."""
-    share: _Floats = np.full(part.shape, math.nan)
-    np.divide(part, whole, out=share, where=np.broadcast_to(whole > 0, part.shape))
-    return share
