@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,13 +21,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from oligovox import catalogue, experiment, settings
+from oligovox.cli.classify import Size, train
 from oligovox.cohort.folds import draw_folds
 from oligovox.engine.fit import Training
 from oligovox.errors import CheckpointError, CohortError, LabelError, OutputError, SettingsError
 from oligovox.experiment import classification
-from oligovox.experiment.classification_recipe import Classify, PretrainLesions
+from oligovox.experiment.classification_page import lesion_views
+from oligovox.experiment.classification_recipe import Classify, PretrainLesions, cpu_size
 from oligovox.experiment.lesion_cohorts import read_exams
-from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.experiment.recipe import Finetune, NetworkChoice, nested
 from oligovox.files import read_json, read_tsv, write_json, write_tsv
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
@@ -198,6 +201,47 @@ def test_a_changed_step_count_leaves_the_papers_rate_and_decay() -> None:
         1e-3,
         0.05,
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "preset", "started"),
+    [
+        ({}, "cpu", False),
+        ({"network": {"name": "resnet18"}}, "cpu", False),
+        ({"network": {"name": "resenc"}, "pretrain": {"method": "frodo"}}, None, True),
+    ],
+)
+def test_what_two_cores_can_train(asked: dict[str, Any], preset: str | None, started: bool) -> None:
+    said = cpu_size(settings.parse(Classify, asked, "test"))
+    chosen = settings.parse(Classify, merged(nested(said), asked), "test")
+    assert (chosen.patch, chosen.training.steps, chosen.training.lr) == (32, 300, 3e-4)
+    assert chosen.network.settings.get("preset") == preset
+    assert (chosen.pretrain is not None) == started
+    assert chosen.pretrain is None or (chosen.pretrain.training.steps, chosen.pretrain.batch) == (300, 16)
+
+
+def test_a_size_for_two_cores_is_no_matter_to_a_forest(store: LesionStore, tmp_path: Path) -> None:
+    """It had been refused for a network that nobody named."""
+    change = ["validation=0.4", "settings.trees=5"]
+    train(store.root, tmp_path / "run", method="radiomics_forest", size=Size.CPU, folds=2, change=change)
+    assert len(read_tsv(tmp_path / "run" / "predictions.tsv")) == 17
+    train(store.root, tmp_path / "set", size=Size.CPU, folds=2, change=["method=radiomics_forest", *change])
+    with pytest.raises(SettingsError, match="network means nothing to it"):
+        train(
+            store.root,
+            tmp_path / "no",
+            method="radiomics_forest",
+            encoder="frodo",
+            size=Size.CPU,
+            folds=2,
+            change=change,
+        )
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, the second over the first."""
+    both = {key: merged(below[key], above[key]) for key in below.keys() & above.keys()}
+    return below | above | both
 
 
 # --- folds -----------------------------------------------------------------------------------------------------------
@@ -546,6 +590,53 @@ def test_units_of_new_patients_are_their_own(run: Path, bids: Path, tmp_path: Pa
     np.testing.assert_allclose(one, other, atol=1e-3)
     with pytest.raises(SettingsError, match="qsm_units"):
         experiment.classify_predict(run, data, tmp_path / "no", qsm_units="ppt", workers=1)
+
+
+def test_guessed_units_are_said_once_and_told_ones_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_people(tmp_path / "new", [[1], [0], [0]])
+    first, second, third = sorted(data.rglob("*_Chimap.nii.gz"))
+    write(second, nib.load(second).get_fdata(dtype=np.float32) / 1000)
+    write_json(third.with_name(third.name.replace(".nii.gz", ".json")), {"Units": "ppb"})
+    for _ in range(2):  # also where everything is there already
+        experiment.classify_extract(data, tmp_path / "guessed", changes=SETTINGS, workers=1)
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "guessed" in line]
+        assert "ppb in 1 exams, first sub-01, whose magnitudes reach" in line
+        assert "ppm in 1 exams, first sub-02, whose magnitudes reach 0.0" in line
+        assert "sub-03" not in line
+        assert 'set qsm_units=ppb or qsm_units=ppm, or write "Units"' in line
+    write(second, nib.load(first).get_fdata(dtype=np.float32))
+    experiment.classify_extract(data, tmp_path / "told", changes=(*SETTINGS, "qsm_units=ppb"), workers=1)
+    assert "guessed" not in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_the_classifiers_is_on_the_page_and_beside_the_map(
+    run: Path, bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real patient's page had said nothing of classifiers that had seen simulated people only."""
+    simulated, transductive = "trained on simulated people only: they are not tested on patients", "(transductive)"
+    trained = shutil.copytree(run, tmp_path / "run")
+    about = read_json(trained / "classify.json")
+    start = about["settings"]["pretrain"] | {"transductive": True}
+    about |= {"simulated": True, "settings": about["settings"] | {"pretrain": start}}
+    write_json(trained / "classify.json", about)
+    for model, there in ((trained, True), (run, False)):
+        out = tmp_path / f"out-{there}"
+        done = experiment.classify_predict(model, bids, out, people=["01"], workers=1)
+        page, said = (out / "classify.html").read_text(encoding="utf-8"), capsys.readouterr().err
+        sidecar = read_json(Path(done["files"]["sub-01"].replace(".nii.gz", ".json")))
+        for text in (page, said, " ".join(sidecar.get("Warnings", []))):
+            assert (simulated in text, transductive in text) == (there, there)
+        assert "Numbers on simulated subjects" not in page  # the patient is not simulated
+        assert "have seen people of the same name as 1 of these, first 01" in said
+
+
+def test_a_page_explains_by_both_sequences(run: Path, store: LesionStore) -> None:
+    row = store.lesions[0].row() | {"fold": None, "probability": 0.5}
+    (view,) = lesion_views([row], store, {"1": run / "fold-1" / "train" / "model"}, 8)
+    assert view.saliency is not None
+    assert view.saliency.shape == (2, *view.qsm.shape)
+    assert np.abs(view.saliency).max(axis=(1, 2)).min() > 0
+    assert not view.saliency[:, view.seen == 0].any()
 
 
 def test_an_exam_without_a_predicted_mask_is_named_and_left_out(bids: Path, capsys: pytest.CaptureFixture[str]) -> None:

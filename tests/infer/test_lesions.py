@@ -69,3 +69,29 @@ def test_hiding_what_the_answer_rests_on_lets_it_fall(lesions: list[StoredLesion
     assert not fall[0, 6:].any()
     assert not fall[1].any()
     assert batch.image[4, 0, 3, 4, 5] == 4
+
+
+def test_one_slice_needs_the_cubes_through_it_only(lesions: list[StoredLesion]) -> None:
+    batch, asked = lesion_batch(lesions, 8, 1.0), []
+
+    def uneven(image: Tensor, present: Tensor) -> Tensor:
+        asked.append(len(image) - 1)  # the first is the patch as it is
+        return (image * torch.arange(8.0)).sum((1, 2, 3, 4))
+
+    whole = occlusion(uneven, batch, 4, side=4, neutral=(0.25, 0.5))
+    every, _ = sum(asked), asked.clear()
+    part = occlusion(uneven, batch, 4, side=4, neutral=(0.25, 0.5), through=4)
+    np.testing.assert_array_equal(part[..., 4], whole[..., 4])
+    assert np.abs(whole[..., 4]).max(axis=(1, 2)).min() > 0
+    assert (every, sum(asked)) == (2 * 3**3, 2 * 3**2 * 2)
+
+
+def test_a_sequence_that_is_not_read_has_no_influence(lesions: list[StoredLesion]) -> None:
+    """Rounding is another one in a batch of another size: 4e-6 of a sure answer was left where the whole patch was asked by itself."""
+
+    def rounding(image: Tensor, present: Tensor) -> Tensor:
+        return image[:, 0, 3, 4, 5] + 1e-3 * len(image)
+
+    falls = occlusion(rounding, lesion_batch(lesions, 8, 1.0), 4, side=2, neutral=(0.0, 0.25))
+    assert falls[0].max() == 4
+    assert not falls[1].any()

@@ -365,7 +365,10 @@ def test_ppm_is_a_thousand_ppb(tmp_path: Path) -> None:
     path = exam.case.images["QSM"]
     write(path, read_volume(path).array / np.float32(1000))
     ppm = extract(exam, out=tmp_path / "b")
-    assert read_json(ppm.lesions[0].folder / "case.json")["qsm_units"] == "ppm"
+    about = read_json(ppm.lesions[0].folder / "case.json")
+    magnitudes = np.abs(read_volume(path).array)
+    assert about["qsm_units"] == "ppm"
+    assert about["qsm_units_guessed_from"] == pytest.approx(np.percentile(magnitudes[magnitudes != 0], 99.5))
     for one, other in zip(ppb.lesions, ppm.lesions, strict=True):
         np.testing.assert_allclose(one.image(), other.image(), atol=1e-3)
 
@@ -373,7 +376,7 @@ def test_ppm_is_a_thousand_ppb(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scale", "told", "message"),
     [
-        (0.05, {}, "neither ppb .* nor ppm"),  # ± 10: a phase, perhaps
+        (0.05, {}, "neither like ppb .* nor like ppm"),  # ± 10: a phase, perhaps
         (1.0, {"Units": "rad/s"}, "a phase or field map"),
         (1.0, {"Units": "Hz"}, "dipole inversion"),
         (1.0, {"Units": "furlong"}, "expected ppb or ppm"),
@@ -396,9 +399,9 @@ def test_what_the_sidecar_says_helps_where_values_do_not(tmp_path: Path) -> None
     path = make_exam(tmp_path).case.images["QSM"]
     quiet = replace(read_volume(path), array=read_volume(path).array * np.float32(0.05))
     sidecar(path, Units="ppb")
-    scaled, units = in_ppb(quiet, path)
-    assert units == "ppb"
-    np.testing.assert_array_equal(scaled.array, quiet.array)
+    scaled = in_ppb(quiet, path)
+    assert (scaled.units, scaled.guessed_from) == ("ppb", None)
+    np.testing.assert_array_equal(scaled.volume.array, quiet.array)
 
 
 # --- what cannot be cut ----------------------------------------------------------------------------------------------

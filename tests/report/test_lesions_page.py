@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib.image import imread
 
-from oligovox.report.lesion_figures import LesionView, lesions_png
+from oligovox.report.lesion_figures import LesionView, _rows, _strength, lesions_png
 from oligovox.report.lesions import _sentence, write_lesion_page
 
 ROW = {"lesion": "sub-01_lesion-001", "person": "<b>01", "grade": 1, "probability": 0.125, "called": 0,
@@ -19,8 +20,9 @@ def view(saliency: bool = True) -> LesionView:
     seen = np.zeros((16, 16), np.uint8)
     seen[3:12, 4:14], seen[6:9, 7:10] = 1, 2
     rng = np.random.default_rng(0)
-    qsm, flair, fall = (rng.random((16, 16)).astype(np.float32) for _ in range(3))
-    return LesionView("sub-01_lesion-001", "0.12, Rim+ <", qsm, flair, seen, fall - 0.5 if saliency else None)
+    qsm, flair = (rng.random((16, 16)).astype(np.float32) for _ in range(2))
+    falls = rng.random((2, 16, 16)).astype(np.float32) - 0.5
+    return LesionView("sub-01_lesion-001", "0.12, Rim+ <", qsm, flair, seen, falls if saliency else None)
 
 
 def test_a_page_without_grades_has_lesions_and_no_scores(tmp_path: Path) -> None:
@@ -65,3 +67,37 @@ def test_the_picture_shows_right_on_the_left_and_is_the_same_each_time() -> None
     top = picture[60:120]  # inside the panels, below the words
     bright = np.flatnonzero(top.mean(0)[15:145] > 0.9)
     assert bright.min() > 100
+
+
+def test_both_sequences_are_on_one_scale_and_one_without_influence_is_named() -> None:
+    falls = np.zeros((2, 4, 4), np.float32)
+    falls[0, 1, 1], falls[1, 2, 2] = -0.5, 2.0
+    qsm, words = _strength(falls, 0)
+    assert qsm[1, 1] == -0.25
+    assert words == "QSM hidden\nup to 0.5"
+    flair, words = _strength(falls, 1)
+    assert flair.max() == 1
+    assert words == "FLAIR hidden\nup to 2"
+    for least in (9e-7, 1.9e-5):  # below 1e-6, and below a hundred-thousandth of the FLAIR's
+        falls[0, 1, 1] = least
+        qsm, words = _strength(falls, 0)
+        assert not qsm.any()
+        assert words == "QSM: no influence"
+    falls[0, 1, 1] = 2.1e-5
+    assert _strength(falls, 0)[1] == "QSM hidden\nup to 2.1e-05"
+    assert not _strength(0 * falls, 1)[0].any()
+
+
+def test_where_hiding_lets_the_answer_fall_is_red_and_where_it_rises_blue() -> None:
+    falls = np.zeros((2, 16, 16), np.float32)
+    falls[0, 3:12, 4:14], falls[1, 3:12, 4:14] = 1.0, -1.0
+    drawn = imread(io.BytesIO(lesions_png([replace(view(), saliency=falls)])))[..., :3]
+    red, blue = (drawn[..., 0] - drawn[..., 2] > 0.5, drawn[..., 2] - drawn[..., 0] > 0.5)
+    columns = [np.flatnonzero(mask.sum(0) > 20) for mask in (red, blue)]
+    assert 290 < columns[0].min() < columns[0].max() < 425 < columns[1].min() < columns[1].max() < 565
+
+
+def test_lesions_keep_their_order_and_explained_ones_have_room() -> None:
+    views = [replace(view(saliency=number < 3), name=str(number)) for number in range(8)]
+    rows = [[drawn.name for drawn in row] for row in _rows(views)]
+    assert rows == [["0", "1"], ["2"], ["3", "4", "5"], ["6", "7"]]

@@ -67,7 +67,10 @@ def train(
         str | None, typer.Option(help="Size of the network; of frodo: paper (default), cpu, nano.")
     ] = None,
     size: Annotated[
-        Size, typer.Option(help="Network, patch and schedule: the paper's, or minutes a fold on two cores.")
+        Size,
+        typer.Option(
+            help="Network, patch and schedule: the paper's, or minutes a fold on two cores; no matter to a forest."
+        ),
     ] = Size.PAPER,
     folds: Annotated[int | None, typer.Option(help="Folds of people; default: 5.", min=2)] = None,
     labels: Annotated[
@@ -91,9 +94,11 @@ def train(
         "folds": folds,
         "labels": labels,
     }
-    said = cpu_size(encoder, started=pretext is not None) if size is Size.CPU else []
-    said += [f"{key}={value}" for key, value in chosen.items() if value is not None]
-    settings = changed(Classify, [*said, *change, *schedule(steps)], "classify")
+    said = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    said += [*change, *schedule(steps)]
+    settings = changed(Classify, said, "classify")
+    if size is Size.CPU:
+        settings = changed(Classify, [*cpu_size(settings), *said], "classify")
     result = experiment.classify_train(lesions, out, chosen=settings, show=bar)
     say(result if json else score_headlines(result), json)
 
@@ -112,7 +117,7 @@ def predict(
     mask: Annotated[str, typer.Option(help="Name of the lesion mask in derivatives (desc- or label-).")] = "lesion",
     people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
     qsm_units: Annotated[
-        str, typer.Option(help="Of the QSM files: ppb, ppm, or auto: by the sidecar, else by the values.")
+        str, typer.Option(help="Of the QSM files: ppb, ppm, or auto: by the sidecar, else guessed from the values.")
     ] = "auto",
     page: Annotated[bool, typer.Option(help="Also draw classify.html.")] = True,
     workers: Workers = 2,

@@ -21,7 +21,7 @@ SHOWN, EXPLAINED = 24, 6
 """Lesions drawn, and of these, from the first on, those whose answer is explained."""
 
 _CUBE_MM = 6.0  # side of what is hidden at once: wider than a rim, narrower than most lesions
-_NEUTRAL = (0.0,)  # 0 ppb; FLAIR is not hidden
+_NEUTRAL = (0.0, 0.0)  # 0 ppb, and the middle of FLAIR's range: what a patch has where nothing is seen
 
 
 def draw_page(
@@ -91,12 +91,12 @@ def lesion_views(
 
 
 def _rests_on(network: nn.Module, lesion: StoredLesion, patch: int, spacing: float) -> np.ndarray:
-    """(s, s, s) of the stored patch."""
+    """(2, s, s) fall of the logit where QSM, and where FLAIR, is hidden: the axial slice through the middle of the stored patch."""
     batch = lesion_batch([lesion], patch, spacing)
     side = max(2, round(_CUBE_MM / spacing))
-    inner = occlusion(network, batch, 0, side=side, neutral=_NEUTRAL)[0]
-    stored = lesion.seen().shape[0]
-    return np.pad(inner, (stored - patch) // 2)
+    falls = occlusion(network, batch, 0, side=side, neutral=_NEUTRAL, through=patch // 2)
+    around = (lesion.seen().shape[0] - patch) // 2
+    return np.pad(falls[:, :, :, patch // 2], ((0, 0), (around, around), (around, around)))
 
 
 def _view(lesion: StoredLesion, row: Mapping[str, Any], saliency: np.ndarray | None) -> LesionView:
@@ -109,7 +109,7 @@ def _view(lesion: StoredLesion, row: Mapping[str, Any], saliency: np.ndarray | N
         qsm=image[0, :, :, middle].astype(np.float32),
         flair=image[1, :, :, middle].astype(np.float32),
         seen=np.asarray(seen[:, :, middle]),
-        saliency=None if saliency is None else saliency[:, :, middle],
+        saliency=saliency,
     )
 
 

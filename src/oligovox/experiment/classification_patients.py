@@ -7,7 +7,8 @@
                     sub-01_desc-rim_probseg.tsv, .json    its lesions; where it comes from
     OUT/classify.html                          the same to look at
 
-The probability is the mean over the folds' classifiers, the threshold the mean of their thresholds.
+The probability is the mean over the folds' classifiers, the threshold the mean of their thresholds. Nothing has scored this combination: the
+cross-validation scores single classifiers, each with its own threshold, and every person is tested by one of them.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from oligovox.errors import CheckpointError
 from oligovox.experiment.classification import FORMAT, PREDICTIONS, prediction_rows
 from oligovox.experiment.classification_page import lesion_views
 from oligovox.experiment.cohorts import Show, quiet
-from oligovox.experiment.lesion_cohorts import AUTO, read_exams
+from oligovox.experiment.lesion_cohorts import AUTO, read_exams, say_guessed_units
 from oligovox.experiment.radiomics_forest import FOREST, RadiomicsForest, lesion_rows
 from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import predict
 from oligovox.files import atomic_file, check_writable, read_json, write_json, write_tsv
+from oligovox.infer.calibration import Calibration
 from oligovox.infer.lesions import predict_lesions
 from oligovox.prepare.lesion_store import LesionPlan, LesionStore
 from oligovox.prepare.lesions import extract_lesions
@@ -58,6 +60,9 @@ def classify_predict(
 ) -> dict[str, Any]:
     """Classify every lesion of new exams, from masks that are there or from images alone.
 
+    A lesion's probability is the mean of what the folds' classifiers say, and the threshold the mean of theirs. The cross-validation has scored single
+    classifiers, never this combination.
+
     Args:
         run: finished run folder of `classify_train`.
         data: BIDS folder or cohort table with QSM and FLAIR.
@@ -66,7 +71,7 @@ def classify_predict(
         masks: folder of predicted masks; without both: the masks of `data`.
         mask: name of the lesion masks in the derivatives of `data`.
         people: only these; empty: everyone.
-        qsm_units: of these exams' QSM, whatever those of the training had: auto (by the sidecar, else by the values), ppb or ppm.
+        qsm_units: of these exams' QSM, whatever those of the training had: auto (by the sidecar, else guessed from the values, and said), ppb or ppm.
         page: also draw classify.html.
         workers: processes that prepare and cut.
         hardware: device, precision, threads; None: what there is.
@@ -90,22 +95,28 @@ def classify_predict(
         given = {name: Path(path) for name, path in made["files"].items()}
     exams = read_exams(data, masks=given, mask=mask, grades=AUTO, people=people)
     store = extract_lesions(exams, plan, out / "lesions", workers=workers, progress=show("extract"), empty_ok=True)
+    say_guessed_units(store)
     if about["settings"]["method"] == FOREST:
         probability, seen_in_training = _by_forests(models, store)
     else:
         probability, seen_in_training = _by_networks(models, store, int(about["settings"]["patch"]), Runtime(hardware))
     threshold = float(np.mean([read_json(model.parents[1] / "fold.json")["threshold"] for model in models]))
     rows = prediction_rows(store.lesions, probability, np.full(len(store), threshold), None)
-    files = {exam.case.name: str(_write(out, store, exam.case.name, rows, run)) for exam in exams}
+    warnings = _warnings(about)
+    told = {"Classifier": str(run)} | ({"Warnings": warnings} if warnings else {})
+    files = {exam.case.name: str(_write(out, store, exam.case.name, rows, told)) for exam in exams}
     write_tsv(out / "predictions.tsv", rows, PREDICTIONS)
     if seen := {exam.case.person for exam in exams} & seen_in_training:
         say(
-            f"the classifiers have seen {len(seen)} of these people, first {min(seen)}: what they say of them proves nothing"
+            f"the classifiers have seen people of the same name as {len(seen)} of these, first {min(seen)}: if they are the same people, "
+            "what is said of them proves nothing"
         )
+    for warning in warnings:
+        say(warning)
     if not store.lesions:
         say(f"no lesion of at least {plan.lesions.min_volume_mm3:g} mm³ in {len(exams)} exams: nothing to classify")
     elif page:
-        _page(out, store, rows, models, int(about["settings"]["patch"]))
+        _page(out, store, rows, models, int(about["settings"]["patch"]), warnings)
     called = sum(row["called"] for row in rows)
     return {
         "predictions": str(out / "predictions.tsv"),
@@ -132,6 +143,20 @@ def _finished(run: Path) -> tuple[dict[str, Any], list[Path]]:
     return about, [run / f"fold-{number}" / "train" / kind for number in range(1, len(about["folds"]) + 1)]
 
 
+def _warnings(about: Mapping[str, Any]) -> list[str]:
+    """What has to be known of the classifiers of a run before anybody believes them, a sentence each."""
+    found = []
+    if about.get("simulated"):
+        found.append(
+            "The classifiers were trained on simulated people only: they are not tested on patients. Not for clinical use."
+        )
+    if (about["settings"].get("pretrain") or {}).get("transductive"):
+        found.append(
+            "The classifiers' start saw the lesions of tested people (transductive): the scores of their run promise more than new patients get."
+        )
+    return found
+
+
 def _by_forests(folders: Sequence[Path], store: LesionStore) -> tuple[NDArray[np.float64], set[str]]:
     """Mean over the folds' forests, and whom they have learned from."""
     forests = [RadiomicsForest.load(folder) for folder in folders]
@@ -150,15 +175,19 @@ def _by_networks(
         if description.kind != "classification":
             raise CheckpointError(f"{model}: a model of kind {description.kind}, expected a classifier of lesions")
         people.update(description.trained_on)
-        total += predict_lesions(
+        calibrate = Calibration(**read_json(model.parents[1] / "fold.json")["calibration"])
+        said = predict_lesions(
             network.to(runtime.device), store.lesions,
             patch=patch, spacing=store.plan.spacing, device=runtime.device, bf16=runtime.precision == "bf16-mixed",
         )  # fmt: skip
+        total += calibrate(said)
     return total / len(models), people
 
 
-def _write(out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str, Any]], run: Path) -> Path:
-    """The map, table and sidecar of one exam."""
+def _write(
+    out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]
+) -> Path:
+    """The map, table and sidecar of one exam; the sidecar says what is told of the classifiers."""
     folder = store.root / "cases" / exam
     numbers = nib.load(folder / "lesions.nii.gz")
     own = [row for row in rows if row["exam"] == exam]
@@ -180,7 +209,7 @@ def _write(out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str,
         {
             "Description": "probability of a paramagnetic rim, one value a lesion, by oligovox; not for clinical use",
             "Sources": read_json(folder / "case.json")["sources"],
-            "Classifier": str(run),
+            **told,
         },
     )
     if not (out / "dataset_description.json").exists():
@@ -190,13 +219,24 @@ def _write(out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str,
     return path
 
 
-def _page(out: Path, store: LesionStore, rows: Sequence[Mapping[str, Any]], models: Sequence[Path], patch: int) -> Path:
+def _page(
+    out: Path,
+    store: LesionStore,
+    rows: Sequence[Mapping[str, Any]],
+    models: Sequence[Path],
+    patch: int,
+    warnings: Sequence[str],
+) -> Path:
     ordered = sorted(rows, key=lambda row: (-row["probability"], row["lesion"]))
+    views = lesion_views(ordered, store, {"1": models[0]}, patch, explained=_EXPLAINED)
+    explained = any(view.saliency is not None for view in views)
+    rests = " What an answer rests on is shown of the first fold's classifier." if explained else ""
     return write_lesion_page(
         out / "classify.html",
         title="Lesions by probability of a rim",
-        views=lesion_views(ordered, store, {"1": models[0]}, patch, explained=_EXPLAINED),
-        order="The lesions with the highest probability first; what an answer rests on is that of the first fold's classifier.",
+        views=views,
+        order=f"The lesions with the highest probability first.{rests}",
         rows=ordered,
+        warnings=warnings,
         simulated=store.simulated,
     )

@@ -14,7 +14,7 @@ from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.recipe import changed
 from oligovox.files import check_writable, read_json
 from oligovox.prepare.lesion_grades import unclaimed
-from oligovox.prepare.lesion_store import SEQUENCES, LesionPlan
+from oligovox.prepare.lesion_store import SEQUENCES, LesionPlan, LesionStore
 from oligovox.prepare.lesions import Exam, extract_lesions
 from oligovox.prepare.susceptibility import sidecar_of
 
@@ -62,6 +62,7 @@ def classify_extract(
     exams = read_exams(data, masks=Path(masks) if masks else None, mask=mask, grades=grades, people=people)
     check_writable(out)
     store = extract_lesions(exams, plan, out, workers=workers, progress=show("extract"))
+    say_guessed_units(store)
     grade = [lesion.grade for lesion in store.lesions]
     counts = {"rim_plus": grade.count(1), "rim_minus": grade.count(0), "ungraded": grade.count(-1)}
     return {"lesions": str(out), "exams": len(store.exams), "kept": len(store), **counts}
@@ -115,6 +116,24 @@ def read_exams(
             "name them by their sequence (BIDS: QSM is a _Chimap among the derivatives), or draw or predict the masks"
         )
     return exams
+
+
+def say_guessed_units(store: LesionStore) -> None:
+    """One line where the units of any exam's QSM were guessed from its values; none where all were told."""
+    found: dict[str, list[tuple[str, float]]] = {}
+    for exam in store.exams:
+        about = read_json(store.root / "cases" / exam / "case.json")
+        if (reach := about.get("qsm_units_guessed_from")) is not None:
+            found.setdefault(about["qsm_units"], []).append((exam, reach))
+    if found:
+        words = [
+            f"{units} in {len(exams)} exams, first {exams[0][0]}, whose magnitudes reach {exams[0][1]:.3g} (99.5th percentile)"
+            for units, exams in sorted(found.items())
+        ]
+        say(
+            f"units of QSM guessed from the values: {'; '.join(words)}. A field in radians, Hz or rad/s can look the same: "
+            'make sure, then set qsm_units=ppb or qsm_units=ppm, or write "Units" into the .json beside each file'
+        )
 
 
 def _table(grades: Path, cases: Sequence[Case]) -> Path:

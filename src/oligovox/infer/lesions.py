@@ -58,9 +58,16 @@ def predict_lesions(
 
 
 def occlusion(
-    network: Classifier, batch: Batch, sample: int, *, side: int, neutral: Sequence[float], at_once: int = 16
+    network: Classifier,
+    batch: Batch,
+    sample: int,
+    *,
+    side: int,
+    neutral: Sequence[float],
+    through: int | None = None,
+    at_once: int = 16,
 ) -> NDArray[np.float32]:
-    """How much the logit falls where a cube of one lesion's patch is hidden: (m, x, y, z), one map a sequence.
+    """How much the logit falls where a cube of one sequence of a lesion's patch is hidden: (m, x, y, z), one map a sequence.
 
     Cubes overlap by half; a voxel has the mean over the cubes that hide it. Positive: what is there speaks for a rim. A difference
     of the network's answer, not of the tissue.
@@ -70,7 +77,8 @@ def occlusion(
         batch: on the CPU.
         sample: which lesion of it.
         side: of the cubes, voxels.
-        neutral: what hides each sequence: 0 ppb is 0 in QSM.
+        neutral: what hides each sequence, the first ones where there are fewer: 0 is 0 ppb in QSM, the middle of the range in FLAIR.
+        through: hide only the cubes that this axial slice (z, voxels) goes through; the map is right in the slice, and not elsewhere. None: all.
         at_once: cubes looked at together.
 
     Source: Zeiler and Fergus 2014, arXiv 1311.2901.
@@ -80,18 +88,19 @@ def occlusion(
     step = max(side // 2, 1)
     starts = [range(0, max(length - step, 1), step) for length in seen.shape]
     boxes = [tuple(slice(c, c + side) for c in corner) for corner in product(*starts)]
-    boxes = [box for box in boxes if seen[box].any()]
+    boxes = [box for box in boxes if seen[box].any() and (through is None or box[2].start <= through < box[2].stop)]
     result = np.zeros(image.shape, np.float32)
     with torch.inference_mode():
-        whole = _logits(network, image[None], present, label)
         for channel, value in enumerate(neutral):
             total, times = torch.zeros(seen.shape), torch.zeros(seen.shape)
             for start in range(0, len(boxes), at_once):
                 part = boxes[start : start + at_once]
-                hidden = image.expand(len(part), *image.shape).clone()
-                for row, box in zip(hidden, part, strict=True):
+                # The first is shown as it is: an answer is rounded otherwise in a batch of another size.
+                shown = image.expand(1 + len(part), *image.shape).clone()
+                for row, box in zip(shown[1:], part, strict=True):
                     row[(channel, *box)] = torch.where(seen[box], value, row[(channel, *box)])
-                falls = whole - _logits(network, hidden, present, label)
+                logit = _logits(network, shown, present, label)
+                falls = logit[0] - logit[1:]
                 for box, fall in zip(part, falls, strict=True):
                     total[box] += fall
                     times[box] += 1

@@ -33,7 +33,7 @@ from oligovox.prepare.lesion_grades import Grades, grades_of, grades_of_map, rea
 from oligovox.prepare.lesion_masks import Numbers, dilated, find_lesions, kept_lesions, radius_steps
 from oligovox.prepare.lesion_store import FORMAT, SEQUENCES, LesionPlan, LesionStore, read_exam, write_tables
 from oligovox.prepare.pipeline import class_indices
-from oligovox.prepare.susceptibility import in_ppb, sidecar_of
+from oligovox.prepare.susceptibility import Scaled, in_ppb, sidecar_of
 from oligovox.prepare.workers import run_cases
 
 _log = logging.getLogger(__name__)
@@ -168,7 +168,8 @@ def _extract(exam: Exam, plan: LesionPlan, cases: Path) -> dict[str, Any]:
         "left_out": int(loaded.numbers.max(initial=0)) - len(rows),
         "grades_without_lesion": loaded.grades.unmatched,
         "rims_without_lesion": lost + loaded.grades.missed,
-        "qsm_units": loaded.units,
+        "qsm_units": loaded.qsm.units,
+        "qsm_units_guessed_from": loaded.qsm.guessed_from,
         "flair_scale": cut.flair_scale,
     }
     with atomic_folder(folder) as temporary:
@@ -196,12 +197,11 @@ def _sources(exam: Exam) -> dict[str, Path]:
 class _Loaded:
     """An exam on its own grid, turned to RAS."""
 
-    qsm: NDArray[np.float32]  # ppb
+    qsm: Scaled
     flair: NDArray[np.float32]
     numbers: Numbers  # of all lesions
     grades: Grades  # of all lesions
     affine: NDArray[np.float64]
-    units: str
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -221,7 +221,7 @@ def _load(exam: Exam, sources: dict[str, Path], plan: LesionPlan) -> _Loaded:
     flair = read["FLAIR"]
     for key, volume in read.items():
         _same_grid(sources[key], key, volume, sources["FLAIR"], flair)
-    qsm, units = in_ppb(read["QSM"], sources["QSM"], plan.qsm_units)
+    qsm = in_ppb(read["QSM"], sources["QSM"], plan.qsm_units)
     if np.abs(read["label"].array - np.rint(read["label"].array)).max() > 1e-3:
         raise LabelError(f"{sources['label']}: holds values between whole numbers, expected a mask; threshold it first")
     indices = class_indices(sources["label"], read["label"].array, exam.labels, None)
@@ -234,7 +234,7 @@ def _load(exam: Exam, sources: dict[str, Path], plan: LesionPlan) -> _Loaded:
         rows = read_grades(sources["grades"], exam.case.subject, exam.case.session)
         beside = np.rint(read["instances"].array).astype(np.int32) if "instances" in read else None
         grades = grades_of(rows, numbers, flair.affine, beside, plan.grades)
-    return _Loaded(qsm.array, flair.array, numbers, grades, flair.affine, units)
+    return _Loaded(qsm, flair.array, numbers, grades, flair.affine)
 
 
 def _same_grid(path: Path, key: str, volume: Volume, flair_path: Path, flair: Volume) -> None:
@@ -258,7 +258,7 @@ def _cut(loaded: _Loaded, numbers: Numbers, volumes: NDArray[np.float64], plan: 
     affine, shape = geometry.ras_grid(loaded.affine, Volume(numbers, loaded.affine).shape, (plan.spacing,) * 3)
     qsm, flair = (
         geometry.resample_to(Volume(array, loaded.affine), affine, shape, 3, smooth=True).array
-        for array in (loaded.qsm, loaded.flair)
+        for array in (loaded.qsm.volume.array, loaded.flair)
     )
     fine: Numbers = geometry.resample_to(Volume(numbers, loaded.affine), affine, shape, 0).array
     back = np.linalg.inv(affine) @ loaded.affine

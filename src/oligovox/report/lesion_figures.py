@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,13 @@ from oligovox.report.overlay import outlines
 from oligovox.report.text import Html, number, visible
 
 _PANEL = 1.25  # inch, side of a picture
-_CARDS = 3  # lesions beside each other
+_ABREAST = {False: 3, True: 2}  # lesions beside each other: without and with what the answer rests on
+_WIDE = 8 * _PANEL + 0.4  # of all lesions of a row
 _MARGIN = 3  # voxels around what is seen
 _WINDOW = (0.25, 0.75)  # of the QSM's scale, black to white: -150 to 150 ppb where it runs from -300 to 300
+_NOTHING = 1e-6  # a smaller fall of the logit is rounding
+_BESIDE = 1e-5  # so is a smaller share of the other sequence's fall
+_NAMES = ("QSM", "FLAIR")
 _LESION, _FOR, _AGAINST = "#f0e442", (0.85, 0.15, 0.1), (0.1, 0.35, 0.9)
 
 
@@ -36,7 +41,7 @@ class LesionView:
         qsm: (x, y) in [0, 1].
         flair: (x, y) in [0, 1].
         seen: (x, y) uint8: 0 outside, 1 around the lesion, 2 the lesion.
-        saliency: (x, y) fall of the logit where this is hidden in the QSM; None: not computed.
+        saliency: (2, x, y) fall of the logit where this is hidden in the QSM, and where it is in the FLAIR; None: not computed.
     """
 
     name: str
@@ -48,22 +53,32 @@ class LesionView:
 
 
 def lesions_png(views: Sequence[LesionView]) -> bytes:
-    """All lesions as one PNG: QSM, FLAIR and, where it was computed, what the answer rests on, over the QSM."""
-    rows = -(-len(views) // _CARDS)
-    wide, high = _CARDS * (3 * _PANEL + 0.3), rows * (_PANEL + 0.36)
+    """All lesions as one PNG: QSM, FLAIR and, where it was computed, how far the answer falls where a cube of each is hidden."""
+    rows = _rows(views)
+    wide, high = _WIDE + 0.2, len(rows) * (_PANEL + 0.36)
     figure = Figure(figsize=(wide, high), dpi=110, facecolor="white")
-    for place, view in enumerate(views):
-        row, column = divmod(place, _CARDS)
-        left, top = column * (3 * _PANEL + 0.3) + 0.1, high - row * (_PANEL + 0.36)
-        figure.text(left / wide, (top - 0.05) / high, visible(view.words), fontsize=7, va="top", parse_math=False)
-        for panel, (title, values) in enumerate((("QSM", view.qsm), ("FLAIR", view.flair), ("", view.saliency))):
-            if values is None:
-                continue
-            box = ((left + panel * _PANEL) / wide, (top - 0.25 - _PANEL) / high, 0.97 * _PANEL / wide, _PANEL / high)
-            _panel(figure.add_axes(box), view, title, values)
+    for line, row in enumerate(rows):
+        for place, view in enumerate(row):
+            left, top = 0.1 + place * _WIDE / _ABREAST[view.saliency is not None], high - line * (_PANEL + 0.36)
+            figure.text(left / wide, (top - 0.05) / high, visible(view.words), fontsize=7, va="top", parse_math=False)
+            for panel in range(2 if view.saliency is None else 4):
+                box = (
+                    (left + panel * _PANEL) / wide, (top - 0.25 - _PANEL) / high,
+                    0.97 * _PANEL / wide, _PANEL / high,
+                )  # fmt: skip
+                _panel(figure.add_axes(box), view, panel % 2, rests_on=panel > 1)
     picture = BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
+
+
+def _rows(views: Sequence[LesionView]) -> list[list[LesionView]]:
+    """The lesions in their order, as many beside each other as there is room for."""
+    rows: list[list[LesionView]] = []
+    for explained, group in groupby(views, key=lambda view: view.saliency is not None):
+        together, abreast = list(group), _ABREAST[explained]
+        rows += [together[start : start + abreast] for start in range(0, len(together), abreast)]
+    return rows
 
 
 def curves_plot(content: Mapping[str, Any]) -> Html:
@@ -117,24 +132,32 @@ def _words(estimate: Mapping[str, Any]) -> str:
     return f"{number(estimate['value'], 3)} [{number(estimate['low'], 3)}, {number(estimate['high'], 3)}]"
 
 
-def _panel(axes: Axes, view: LesionView, title: str, values: NDArray[np.float32]) -> None:
+def _panel(axes: Axes, view: LesionView, sequence: int, *, rests_on: bool) -> None:
+    """One picture: a sequence as it is, or dimmed below what the answer rests on in it."""
     box = tuple(_extent(view.seen > 0, axis) for axis in range(2))
-    flair = title == "FLAIR"
-    grey = _as_seen(
-        view.flair[box] if flair else np.clip((view.qsm[box] - _WINDOW[0]) / (_WINDOW[1] - _WINDOW[0]), 0, 1)
-    )
-    grey = grey * _as_seen(view.seen[box] > 0)
-    colours = np.repeat(grey[..., None], 3, axis=2)
-    if not title:
-        strength = _as_seen(values[box])
-        strength = np.clip(strength / max(float(np.abs(strength).max()), 1e-6), -1, 1)[..., None]
-        colours = 0.55 * colours * (1 - np.abs(strength)) + np.abs(strength) * np.where(strength > 0, _FOR, _AGAINST)
+    plane = (view.qsm, view.flair)[sequence][box]
+    grey = plane if sequence else np.clip((plane - _WINDOW[0]) / (_WINDOW[1] - _WINDOW[0]), 0, 1)
+    colours = np.repeat(_as_seen(grey * (view.seen[box] > 0))[..., None], 3, axis=2)
+    words = _NAMES[sequence]
+    if rests_on:
+        assert view.saliency is not None
+        strength, words = _strength(view.saliency, sequence)
+        shown = _as_seen(strength[box])[..., None]
+        colours = 0.55 * colours * (1 - np.abs(shown)) + np.abs(shown) * np.where(shown > 0, _FOR, _AGAINST)
     axes.imshow(colours.clip(0, 1), interpolation="nearest", aspect="equal")
     for loop in outlines(_as_seen((view.seen == 2)[box])):
         rows, columns = np.array([*loop, loop[0]]).T - 0.5
         axes.plot(columns, rows, color=_LESION, lw=0.8)
-    axes.text(0.03, 0.96, title or "rests on", transform=axes.transAxes, color="white", fontsize=6.5, va="top")
+    axes.text(0.03, 0.96, words, transform=axes.transAxes, color="white", fontsize=6.5, va="top")
     axes.set_axis_off()
+
+
+def _strength(saliency: NDArray[np.float32], sequence: int) -> tuple[NDArray[np.float32], str]:
+    """(x, y) in [-1, 1] of one sequence, on the scale of both; and what is written on it."""
+    largest = [float(np.abs(plane).max()) for plane in saliency]
+    if largest[sequence] < max(_NOTHING, _BESIDE * max(largest)):
+        return np.zeros_like(saliency[sequence]), f"{_NAMES[sequence]}: no influence"
+    return saliency[sequence] / max(largest), f"{_NAMES[sequence]} hidden\nup to {largest[sequence]:.2g}"
 
 
 def _as_seen(plane: NDArray[Any]) -> NDArray[Any]:

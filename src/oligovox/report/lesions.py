@@ -36,8 +36,9 @@ _SHOWN = (
     "the patient's right is on the left."
 )
 _RESTS = (
-    " Third picture: the QSM is hidden cube by cube; red where the answer then falls, so that what is there speaks for a rim, blue where it rises. "
-    "It says what this classifier uses, not what is a rim."
+    " Third and fourth picture: the QSM, then the FLAIR, is hidden cube by cube; red where the answer then falls, so that what is there speaks for a rim, "
+    "blue where it rises. Both are on one scale: full colour is the larger of the two numbers written on them, by which the network's logit changes at most. "
+    "They say what this classifier uses, not what is a rim."
 )
 _CURVES = (
     "Lesions of all tested people pooled; intervals draw people, each with all their lesions. Grey lines: chance, the share of Rim+, perfect calibration; "
