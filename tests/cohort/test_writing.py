@@ -142,7 +142,7 @@ def test_nnunet_keeps_all_that_it_has_a_place_for(stock: Mapping[str, Path], dat
 
 @QUICK
 @given(data=st.data(), link=st.booleans())
-def test_bids_keeps_all_but_regions(stock: Mapping[str, Path], data: st.DataObject, link: bool) -> None:
+def test_bids_keeps_all(stock: Mapping[str, Path], data: st.DataObject, link: bool) -> None:
     cohort = data.draw(cohorts(stock, PLAIN, TEXT.replace("\t", "")))
     info = {case.subject: {key: " ".join(value.split()) for key, value in case.info.items()} for case in cohort.cases}
     known = {who: {key: value for key, value in about.items() if value} for who, about in info.items()}
@@ -150,8 +150,60 @@ def test_bids_keeps_all_but_regions(stock: Mapping[str, Path], data: st.DataObje
     with tempfile.TemporaryDirectory() as home:
         bids_write.write(cohort, Path(home) / "out", link=link)
         again = read(Path(home) / "out")
-        assert without(content(again), "regions") == without(content(expected), "regions")
-        assert again.labels == cohort.labels
+        assert content(again) == content(expected)
+        assert (again.labels, again.regions) == (cohort.labels, cohort.regions)
+
+
+REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
+
+
+def overlapping(make: Make, root: Path) -> Path:
+    """An nnU-Net folder of regions."""
+    make("nnunet", root)
+    about = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(about | {"labels": REGIONS, "regions_class_order": [1, 2]}))
+    return root
+
+
+def test_regions_survive_bids(make: Make, tmp_path: Path) -> None:
+    data = overlapping(make, tmp_path / "Dataset001_X")
+    bids_write.write(read(data), tmp_path / "bids")
+    again = read(tmp_path / "bids")
+    assert again.labels == {"whole-1": 1, "core": 2}
+    assert again.regions == {"whole": ("whole-1", "core"), "core": ("core",)}
+    nnunet.write(again, tmp_path / "Dataset002_X")
+    about = json.loads((tmp_path / "Dataset002_X" / "dataset.json").read_text())
+    assert about["labels"] == {"background": 0, "whole": [1, 2], "core": 2}
+    assert read_bids(tmp_path / "bids", labels={"a": 1, "b": 2}).regions == {}, "classes that were said have no regions"
+
+
+def test_regions_of_one_lesion_class_survive_bids(stock: Mapping[str, Path], tmp_path: Path) -> None:
+    case = Case(subject="a", images={"FLAIR": stock["FLAIR"]})
+    cohort = Cohort(cases=(case,), labels={"lesion": 1}, regions={"all": ("lesion",)})
+    bids_write.write(cohort, tmp_path / "out")
+    again = read(tmp_path / "out")
+    assert (again.labels, again.regions) == (cohort.labels, cohort.regions)
+
+
+@pytest.mark.parametrize(
+    "given", [["whole"], {"whole": "core"}, {"whole": []}, {"whole": ["gone"]}, {"whole": [[1]]}, 3]
+)
+def test_regions_that_cannot_be_are_one_line(make: Make, tmp_path: Path, given: object) -> None:
+    bids_write.write(read(overlapping(make, tmp_path / "Dataset001_X")), tmp_path / "bids")
+    sidecar = tmp_path / "bids" / "derivatives" / "oligovox" / "desc-lesion_dseg.json"
+    sidecar.write_text(json.dumps({"Regions": given}))
+    with pytest.raises(
+        CohortError, match=r"desc-lesion_dseg.json: Regions is .*, of the classes whole-1, core"
+    ) as caught:
+        read(tmp_path / "bids")
+    assert "\n" not in str(caught.value)
+    sidecar.write_text(json.dumps({"Manual": True}))
+    assert read(tmp_path / "bids").regions == {}
+
+
+def test_the_command_keeps_regions(make: Make, tmp_path: Path, oligovox: Callable[..., object]) -> None:
+    oligovox("cohort", "write", overlapping(make, tmp_path / "Dataset001_X"), tmp_path / "bids")
+    assert read(tmp_path / "bids").regions == read(tmp_path / "Dataset001_X").regions
 
 
 @pytest.mark.parametrize("tree", ["bids", "nnunet", "brats", "isbi2015", "msseg2016", "ljubljana", "datalist", "table"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +22,7 @@ from oligovox.doctor.header import look_at_headers
 from oligovox.doctor.labels import look_at_masks, look_at_scheme
 from oligovox.doctor.mend import mend
 from oligovox.doctor.scan import read_scans
-from oligovox.errors import OutputError
+from oligovox.errors import CohortError, OutputError
 from oligovox.experiment.checking import ordered
 from oligovox.files import hash_file, read_json
 
@@ -48,7 +50,7 @@ def states(root: Path) -> dict[Path, str]:
 
 
 def spoil(ward: Path) -> None:
-    """One defect of each kind that can be repaired, and a truncated file that cannot."""
+    """One defect of each kind that can be repaired, and a truncated image that cannot."""
     path = image_of(ward, 1)  # another tool's qform
     image = nib.load(path)
     made = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
@@ -78,11 +80,11 @@ def test_all_that_can_be_mended_is(ward: Path, tmp_path: Path) -> None:
     done = mend(findings, cohort, out)
 
     assert states(ward) == before
-    assert [f.check for f in look(read_bids(out))] == ["truncated"]
+    assert look(read_bids(out)) == []
     for number, mask in masks.items():
         assert np.array_equal(np.asarray(nib.load(mask_of(out, number, "oligovox")).dataobj), mask)
     assert np.array_equal(*(np.asarray(nib.load(image_of(root, 1)).dataobj) for root in (ward, out)))
-    assert hash_file(image_of(out, 3)) == hash_file(image_of(ward, 3))
+    assert [Path(one["file"]) for one in done["left_out"]] == [image_of(ward, 3)]
     assert hash_file(image_of(out, 1, "FLAIR")) == hash_file(image_of(ward, 1, "FLAIR"))
     assert not (tmp_path / ".mended.mending").exists()
 
@@ -160,6 +162,107 @@ def test_a_label_that_cannot_be_written_is_left_out_and_said(ward: Path, tmp_pat
     done = mend(look(cohort), cohort, tmp_path / "out")
     assert done["left_out"] == [{"case": "sub-02", "file": str(path), "why": "has the values 2"}]
     assert [case.name for case in read_bids(tmp_path / "out").labelled] == ["sub-01", "sub-03"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def series(path: Path) -> None:
+    redo(path, lambda array: np.stack([array, array], 3))
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "half of it": (cut, "the gzip file ends early"),
+    "nothing": (lambda path: path.write_bytes(b""), "the file is empty"),
+    "a web page": (lambda path: path.write_bytes(b"<html>"), "a file called .gz that is no gzip file"),
+    "a series": (series, "4-D"),
+    "one slice": (lambda path: redo(path, lambda array: array[:, :, 14:15]), "30 × 36 × 1 voxels"),
+    "zeros": (lambda path: redo(path, np.zeros_like), "every voxel is 0"),
+    "NaN alone": (lambda path: redo(path, lambda a: np.full(a.shape, np.nan, np.float32)), "NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_an_image_that_cannot_be_used_is_left_out_and_said(
+    ward: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    spoilt = image_of(ward, 2)
+    DAMAGED[damage][0](spoilt)
+    before, cohort = states(ward), read_bids(ward)
+    done = mend(look(cohort), cohort, tmp_path / "out")
+    (left,) = done["left_out"]
+    assert (left["case"], left["file"]) == ("sub-02", str(spoilt))
+    assert DAMAGED[damage][1] in left["why"]
+    assert f"{spoilt}: left out: {left['why']}" in caplog.text
+    mended = read_bids(tmp_path / "out")
+    assert [list(case.images) for case in mended.cases] == [["FLAIR", "T1w"], ["FLAIR"], ["FLAIR", "T1w"]]
+    assert len(mended.labelled) == 3
+    assert look(mended) == []
+    assert states(ward) == before
+    assert mend(look(cohort), cohort, tmp_path / "out") == done
+
+
+def test_an_exam_without_a_usable_image_is_left_out_whole(ward: Path, tmp_path: Path) -> None:
+    for path, damage in ((image_of(ward, 2), cut), (image_of(ward, 2, "FLAIR"), series)):
+        damage(path)
+    cohort = read_bids(ward)
+    done = mend(look(cohort), cohort, tmp_path / "out")
+    assert [case.name for case in read_bids(tmp_path / "out").cases] == ["sub-01", "sub-03"]
+    assert {(one["case"], one["file"]) for one in done["left_out"]} == {
+        ("sub-02", str(path)) for path in cohort.cases[1].files.values()
+    }
+    whys = {one["file"]: one["why"] for one in done["left_out"]}
+    assert whys[str(mask_of(ward, 2))] == "no image of this exam can be used"
+    for number in (1, 3):
+        for sequence in ("T1w", "FLAIR"):
+            cut(image_of(ward, number, sequence))
+    with pytest.raises(CohortError, match="no image can be used"):
+        mend(look(read_bids(ward)), read_bids(ward), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_further_run_takes_the_place_of_a_damaged_one(ward: Path, tmp_path: Path) -> None:
+    first = image_of(ward, 1)
+    second = first.with_name("sub-01_run-2_T1w.nii.gz")
+    first = first.rename(first.with_name("sub-01_run-1_T1w.nii.gz"))
+    second.write_bytes(first.read_bytes())
+    cut(first)
+    cohort = read_bids(ward)
+    done = mend(look(cohort), cohort, tmp_path / "out")
+    assert [one["file"] for one in done["left_out"]] == [str(first)]
+    case = read_bids(tmp_path / "out").cases[0]
+    assert hash_file(case.images["T1w"]) == hash_file(second)
+    assert case.repeats == {}
+
+
+def test_a_damaged_brain_mask_is_left_out(ward: Path, tmp_path: Path) -> None:
+    cohort = read_bids(ward)
+    cut(cohort.cases[0].brain or ward)
+    done = mend(look(cohort), cohort, tmp_path / "out")
+    assert [one["file"] for one in done["left_out"]] == [str(cohort.cases[0].brain)]
+    assert [case.brain is None for case in read_bids(tmp_path / "out").cases] == [True, False, False]
+
+
+def test_regions_go_into_the_copy(ward: Path, tmp_path: Path) -> None:
+    cohort = replace(
+        read_bids(ward, labels={"lesion": 1, "core": 2}),
+        regions={"whole": ("lesion", "core"), "core": ("core",)},
+    )
+    cut(image_of(ward, 2))
+    mend(look(cohort), cohort, tmp_path / "out")
+    again = read_bids(tmp_path / "out")
+    assert (again.labels, again.regions) == (cohort.labels, cohort.regions)
+
+
+def test_half_a_file_says_how_much_could_be_unpacked(ward: Path) -> None:
+    path = image_of(ward, 1)
+    whole = len(gzip.decompress(path.read_bytes()))
+    cut(path)
+    (finding,) = (f for f in look(read_bids(ward)) if f.check == "truncated")
+    match = re.fullmatch(r"the gzip file ends early, after (\d+) unpacked bytes", finding.found)
+    assert match
+    assert whole / 4 < int(match[1]) < whole
 
 
 def test_a_killed_run_goes_on(ward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_the_command_finds_mends_and_says_so(
     assert sum("truncated" in line for line in lines) == 1
     assert "--fix writes the sform" in done.stdout
     again = experiment.check_data(tmp_path / "mended", workers=1)
-    assert set(serious(again)) == {"truncated", "duplicate_image"}
+    assert set(serious(again)) == {"duplicate_image"}
 
 
 def test_a_folder_without_a_layout_is_one_finding(tmp_path: Path) -> None:

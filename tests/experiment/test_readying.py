@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from oligovox import experiment
+from oligovox.cohort import bids_write
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.errors import CohortError, ImageError, OutputError, SettingsError
@@ -62,6 +64,17 @@ def test_folder_in_cohort_out_and_back(raw: Path, tmp_path: Path) -> None:
         experiment.ready_back(predictions, out, tmp_path / "back")
     with pytest.raises(CohortError, match="no prediction"):
         experiment.ready_back(raw / "sub-01", out, tmp_path / "back")
+
+
+def test_regions_stay(raw: Path, tmp_path: Path) -> None:
+    """Two classes, and a region of both: what is made ready is trained and scored as the folder says."""
+    cohort = read_bids(raw)
+    parted = replace(cohort, labels={"edge": 1, "core": 2}, regions={"whole": ("edge", "core"), "core": ("core",)})
+    bids_write.write(parted, tmp_path / "parted")
+    done = experiment.ready(tmp_path / "parted", tmp_path / "out", **FAST)
+    assert done["exams"] == 3
+    made = read_bids(tmp_path / "out")
+    assert (made.labels, made.regions) == (parted.labels, parted.regions)
 
 
 def test_a_stopped_run_goes_on(raw: Path, tmp_path: Path) -> None:

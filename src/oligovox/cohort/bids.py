@@ -19,7 +19,7 @@ from pathlib import Path
 from oligovox.cohort.annotate import SPARSE, says_sparse
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.modalities import canonical
-from oligovox.cohort.reading import AS_IT_IS, Asked, Look, entries, files_below, folders, several
+from oligovox.cohort.reading import AS_IT_IS, OWN, Asked, Look, entries, files_below, folders, several
 from oligovox.errors import CohortError, SettingsError
 from oligovox.files import read_json, read_tsv
 
@@ -43,6 +43,9 @@ SUFFIXES = {
 """Sequence → how its files end in BIDS, where that is not its name."""
 
 DERIVED_SEQUENCES = ("QSM",)  # BIDS calls a susceptibility map a derivative; no scanner file of it exists
+REGIONS = "Regions"
+"""Key of `…_dseg.json` beside the table of classes: region → the classes it is made of."""
+
 _INDIVIDUAL_SPACES = ("", "individual", "orig", "native")
 
 
@@ -129,7 +132,8 @@ def read_bids(
         mask: what label masks are called: `desc-<mask>_mask`, `label-<mask>_mask`, the same with `_dseg`, or a plain `_dseg`
             with neither entity. None: label masks are not looked at, however many there are.
         labels: foreground class → value in the label files. When not given, what the dataset's own table `…_dseg.tsv` of that name
-            says (columns index, name), and {mask: 1} where there is none ({"lesion": 1} of masks called sparse).
+            says (columns index, name), and {mask: 1} where there is none ({"lesion": 1} of masks called sparse). The JSON of that name may
+            say of which classes regions are made.
         sequences: suffix in file names → sequence, of those that say nothing by themselves (`{"MRI": "FLAIR"}`).
 
     Returns:
@@ -137,7 +141,8 @@ def read_bids(
 
     Raises:
         CohortError: no such folder, no sub-*/ in it, no known sequence below them, a file in the wrong subject's folder,
-            several label (or brain) masks for one session, or a label mask for a session without an image.
+            several label (or brain) masks for one session, a label mask for a session without an image, or masks under other names
+            only than the one that was asked for.
     """
     subjects = _subject_folders(root)
     said = {suffix.lower(): sequence for suffix, sequence in (sequences or {}).items()}
@@ -150,6 +155,7 @@ def read_bids(
     people = participants(root)
 
     cases = []
+    drawn: set[str] = set()
     for (subject, session), files in sorted(raw.items()):
         beside = derived.pop((subject, session), [])
         images = _images(files, beside)
@@ -159,6 +165,7 @@ def read_bids(
         spaces = {first.space for first, *_ in images.values()}
         masks = [file for file in (*files, *beside) if _in_spaces(file, spaces)]
         label = _label(masks, mask) if mask else None
+        drawn |= _mask_names(masks)
         cases.append(
             Case(
                 subject=subject,
@@ -187,11 +194,11 @@ def read_bids(
                 f"{named[0]}: the '{mask}' mask of {where} has no image beside it; bring the image back, name the mask's "
                 "session as the image's, or move the mask out of the folder"
             )
-    return Cohort(
-        cases=tuple(cases),
-        labels=labels or _lookup(root, mask) or {mask if mask and mask != SPARSE else "lesion": 1},
-        name=root.resolve().name,
-    )
+    if mask and drawn and not any(case.label for case in cases):
+        _nobody_has(mask, sorted(drawn), root)
+    scheme = labels or _lookup(root, mask) or {mask if mask and mask != SPARSE else "lesion": 1}
+    regions = {} if labels else _regions(root, mask, scheme)
+    return Cohort(cases=tuple(cases), labels=scheme, regions=regions, name=root.resolve().name)
 
 
 def holds_predictions(folder: Path) -> bool:
@@ -283,6 +290,20 @@ def _label(masks: Sequence[_File], mask: str) -> Path | None:
     return _only(named or plain, f"'{mask}' masks")
 
 
+def _mask_names(masks: Sequence[_File]) -> set[str]:
+    """What label masks are called, whether they were asked for or not."""
+    named = (file.entities.get(key) for file in masks if file.suffix in ("mask", "dseg") for key in ("label", "desc"))
+    return {name for name in named if name} - {"brain", "body"}
+
+
+def _nobody_has(mask: str, names: Sequence[str], root: Path) -> None:
+    """Masks are there, none of this name: refused where somebody asked for it, said where nobody did."""
+    line = f"{root}: no mask is called '{mask}', but masks are there called {', '.join(names)}; choose one, as --mask {names[0]}"
+    if mask not in (OWN, SPARSE):
+        raise CohortError(line)
+    _log.warning("%s", line)
+
+
 def _only(files: Sequence[_File], what: str) -> Path | None:
     if len(files) > 1:
         names = " and ".join(str(file.path) for file in files[:2])
@@ -294,17 +315,37 @@ def _only(files: Sequence[_File], what: str) -> Path | None:
 
 def _lookup(root: Path, mask: str | None) -> dict[str, int]:
     """Class → value by the table that goes with label maps of this name; empty where there is none."""
-    names = [f"{key}-{mask}_dseg.tsv" for key in ("desc", "label")]
-    tables = [path for name in names for path in (root / name, *sorted(root.glob(f"derivatives/*/{name}")))]
-    for table in tables:
-        if not table.is_file():
-            continue
+    for table in _beside(root, (f"desc-{mask}_dseg.tsv", f"label-{mask}_dseg.tsv")):
         rows = read_tsv(table)
         try:
             return {row["name"]: int(row["index"]) for row in rows if int(row["index"]) != 0}
         except (KeyError, ValueError):
             raise CohortError(f"{table}: expected the columns index (a whole number) and name in every row") from None
     return {}
+
+
+def _regions(root: Path, mask: str | None, labels: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """Region → classes, by the sidecar that goes with label maps of this name; empty where none speaks of regions."""
+    endings = (f"{mask}_dseg.json", f"{mask}_mask.json")
+    for sidecar in _beside(root, [f"{key}-{ending}" for key in ("desc", "label") for ending in endings]):
+        content = read_json(sidecar)
+        if not isinstance(content, dict) or REGIONS not in content:
+            continue
+        given = content[REGIONS]
+        parts = list(given.values()) if isinstance(given, dict) else [None]
+        if not all(isinstance(part, list) and part and all(name in list(labels) for name in part) for part in parts):
+            raise CohortError(
+                f"{sidecar}: {REGIONS} is {given!r}, expected region: [classes], of the classes {', '.join(labels)}; "
+                "mend it, or take the key out"
+            )
+        return {name: tuple(part) for name, part in given.items()}
+    return {}
+
+
+def _beside(root: Path, names: Iterable[str]) -> list[Path]:
+    """Files of these names at the top of a dataset or of its derivatives."""
+    found = [path for name in names for path in (root / name, *sorted(root.glob(f"derivatives/*/{name}")))]
+    return [path for path in found if path.is_file()]
 
 
 def participants(root: Path) -> dict[str, dict[str, str]]:

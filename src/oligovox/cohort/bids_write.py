@@ -5,26 +5,24 @@
     OUT/derivatives/oligovox/sub-01/ses-1/anat/sub-01_ses-1_label-lesion_mask.nii.gz    one class, of value 1
     OUT/derivatives/oligovox/…/…_desc-lesion_dseg.nii.gz              else, with its classes in OUT/derivatives/oligovox/desc-lesion_dseg.tsv
     OUT/derivatives/oligovox/…/…_desc-brain_mask.nii.gz
+    OUT/derivatives/oligovox/desc-lesion_dseg.json                    of which classes each region is made, where there are regions
 
 BIDS allows letters and digits in the names of people and visits; others are left out, and the old name goes to participants.tsv.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from oligovox.cohort.annotate import DECLARED, NOBODY_LOOKED
-from oligovox.cohort.bids import DERIVED_SEQUENCES, SUFFIXES
+from oligovox.cohort.bids import DERIVED_SEQUENCES, REGIONS, SUFFIXES
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.cohort.writing import check_files, ending, new_folder, place, place_label
 from oligovox.errors import CohortError
 from oligovox.files import write_json, write_tsv
-
-_log = logging.getLogger(__name__)
 
 _PIPELINE = "oligovox"
 _BIDS = "1.10.0"
@@ -78,12 +76,9 @@ def write(cohort: Cohort, out: Path, *, link: bool = False) -> None:
         if not one:
             rows = [{"index": value, "name": name} for name, value in cohort.labels.items()]
             write_tsv(derived / f"{label}.tsv", rows, ("index", "name"))
-    if cohort.regions:
-        _log.info(
-            "%s: BIDS has no place for regions (%s); the classes they are made of are written",
-            out,
-            ", ".join(cohort.regions),
-        )
+        if cohort.regions:  # BIDS has no place for them, and lets a sidecar have keys of its own
+            regions = {name: list(classes) for name, classes in cohort.regions.items()}
+            write_json(derived / f"{label}.json", {REGIONS: regions})
 
 
 def _names(cohort: Cohort) -> dict[str, tuple[str, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from oligovox.cohort.manifest import Cohort
 from oligovox.errors import CohortError
 from oligovox.files import read_json, write_json
 
@@ -69,6 +70,20 @@ class Split:
             ) from error
         except CohortError as error:
             raise CohortError(f"{path}: {error}") from error
+
+
+def set_apart(cohort: Cohort) -> tuple[str, ...]:
+    """People whom a folder sets apart to be tested (`part=test`: the test part of a challenge), labelled or not, sorted.
+
+    Nobody where no one else has a label: then that part alone was read, and says nothing about who learns.
+    """
+    apart = {case.person for case in cohort.cases if case.info.get("part") == "test"}
+    return tuple(sorted(apart)) if {case.person for case in cohort.labelled} - apart else ()
+
+
+def first_drawn(people: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
+    """At most so many of these people, in the order in which `draw_split` tests them."""
+    return _order(people, f"split {seed}")[: max(0, count)]
 
 
 def draw_split(

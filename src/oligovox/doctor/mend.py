@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 
 from oligovox.cohort import bids_write
 from oligovox.cohort.bids import read_bids
-from oligovox.cohort.manifest import Cohort
+from oligovox.cohort.manifest import Case, Cohort
 from oligovox.doctor.finding import Finding, Repair
 from oligovox.errors import CohortError, OutputError
 from oligovox.files import atomic_file, check_writable, hash_file, hash_json, read_json, sweep, write_json
@@ -37,8 +37,11 @@ _log = logging.getLogger(__name__)
 _ORDER: Sequence[Repair] = ("values", "header", "labels", "grid")
 _ONTO_ANOTHER = ("mask_grid", "near_equal_grid")  # come last: a repair of the file's own forms must not undo them
 _LEVEL = 4
-_UNUSABLE = ("missing_file", "not_nifti", "truncated", "unreadable", "not_finite", "label_values", "label_fractions")
-"""A label with one of these and no repair cannot be written."""
+_UNUSABLE = (
+    *("missing_file", "not_nifti", "truncated", "unreadable", "four_d", "single_slice", "voxel_type", "affine"),
+    *("not_finite", "empty_image", "empty_brain", "label_values", "label_fractions"),
+)
+"""A file with one of these and no repair is left out."""
 
 Action = dict[str, Any]
 
@@ -132,34 +135,43 @@ def _identity(cohort: Cohort) -> list[Any]:
 
 
 def _usable(cohort: Cohort, findings: Sequence[Finding]) -> tuple[Cohort, list[dict[str, str]]]:
-    """The cohort without files that are not there, and without labels that cannot be written."""
-    broken = {path: f for f in findings if f.check in _UNUSABLE and not f.repair for path in f.files}
+    """The cohort without files that cannot be used and exams without an image that can, and what was left out."""
+    broken = {path: f.found for f in findings if f.check in _UNUSABLE and not f.repair for path in f.files}
     left_out, cases = [], []
     for case in cohort.cases:
-        images = {key: path for key, path in case.images.items() if path.is_file()}
-        label = None if case.label in broken else case.label
-        brain = case.brain if case.brain and case.brain.is_file() else None
-        repeats = {key: tuple(path for path in paths if path.is_file()) for key, paths in case.repeats.items()}
-        kept = {*images.values(), *(path for paths in repeats.values() for path in paths), label, brain}
-        gone = {key: path for key, path in case.files.items() if path not in kept}
-        left_out += [
-            {"case": case.name, "file": str(path), "why": broken[path].found if path in broken else "missing"}
-            for path in gone.values()
-        ]
-        if images:
-            cases.append(
-                replace(
-                    case,
-                    images=images,
-                    repeats=repeats,
-                    label=label,
-                    brain=brain,
-                    sparse=case.sparse and label is not None,
-                )
-            )
+        kept = _without(case, broken)
+        there = set(kept.files.values()) if kept else set()
+        for path in case.files.values():
+            if path not in there:
+                rest = "no image of this exam can be used" if path.is_file() else "missing"
+                left_out.append({"case": case.name, "file": str(path), "why": broken.get(path, rest)})
+                _log.warning("%s: left out: %s", path, left_out[-1]["why"])
+        cases += [kept] if kept else []
     if not cases:
-        raise CohortError(f"{cohort.name}: no image is there, so nothing can be mended; bring the files back")
+        raise CohortError(f"{cohort.name}: no image can be used, so nothing can be mended; bring the files back")
     return replace(cohort, cases=tuple(cases)), left_out
+
+
+def _without(case: Case, broken: Container[Path]) -> Case | None:
+    """A case without its broken and missing files, a further run in place of an image among them; None where no image is left."""
+
+    def usable(path: Path | None) -> bool:
+        return path is not None and path.is_file() and path not in broken
+
+    runs = {
+        key: [path for path in (image, *case.repeats.get(key, ())) if usable(path)]
+        for key, image in case.images.items()
+    }
+    if not any(runs.values()):
+        return None
+    return replace(
+        case,
+        images={key: paths[0] for key, paths in runs.items() if paths},
+        repeats={key: tuple(paths[1:]) for key, paths in runs.items()},
+        label=case.label if usable(case.label) else None,
+        brain=case.brain if usable(case.brain) else None,
+        sparse=case.sparse and usable(case.label),
+    )
 
 
 def _renumbered(labels: Mapping[str, int], findings: Sequence[Finding]) -> dict[str, int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from oligovox.cohort.manifest import Cohort
-from oligovox.cohort.splits import Split, draw_split, nested_budgets
+from oligovox.cohort.splits import Split, draw_split, first_drawn, nested_budgets, set_apart
+from oligovox.engine.log import say
 from oligovox.errors import CohortError, LabelError
 from oligovox.experiment.recipe import Arm, Recipe
 
@@ -11,7 +14,7 @@ from oligovox.experiment.recipe import Arm, Recipe
 def draw(recipe: Recipe, cohort: Cohort) -> Split:
     """Test and validation people as the recipe says; `train` are the people whose labels are used.
 
-    Who is labelled in part is trained on only.
+    Who is labelled in part is trained on only. People of the folder's own test part are tested first, and are in no other group unless named.
 
     Raises:
         CohortError: someone named is not in the cohort.
@@ -30,33 +33,54 @@ def draw(recipe: Recipe, cohort: Cohort) -> Split:
         raise LabelError(
             f"the split tests or validates on '{partly[0]}', of whom only a part is labelled in {cohort.name}; name people with a full mask"
         )
-    free = [person for person in labelled if person not in named]
+    apart = set(set_apart(cohort)) - set(named)
+    free = [person for person in labelled if person not in named and person not in apart]
     counts = {k: v for k in ("test", "validation") if isinstance(v := getattr(choice, k), int)}
+    first = first_drawn((p for p in labelled if p in apart and p not in sparse), counts.get("test", 0), recipe.seed)
+    counts |= {"test": counts["test"] - len(first)} if first else {}
+    beside = f" and not of the test part of the folder, {len(first)} of whom are tested" if apart else ""
     wanted = sum(counts.values()) + (choice.labels if isinstance(choice.labels, int) else 0)
     if wanted > len(free):
         raise LabelError(
             f"the split asks for {wanted} labelled people (test, validation, labels), {cohort.name} has {len(free)} "
-            "that are not named already; lower the numbers"
+            f"that are not named already{beside}; lower the numbers"
         )
     if sum(counts.values()) > len(whole := [person for person in free if person not in sparse]):
         raise LabelError(
             f"the split asks for {sum(counts.values())} people to test and validate on, {cohort.name} has {len(whole)} with a full mask "
-            "that are not named already; lower the numbers, or label more people fully"
+            f"that are not named already{beside}; lower the numbers, or label more people fully"
         )
     sizes = {group: counts.get(group, 0) for group in ("validation", "test")}
-    drawn = draw_split(free, **sizes, seed=recipe.seed, rest=int(isinstance(choice.labels, int)), only_train=sparse)
-    test = drawn.test if isinstance(choice.test, int) else choice.test
+    learning = () if isinstance(choice.labels, int) else choice.labels  # are there, so that nobody else need be left
+    drawn = draw_split(
+        [*free, *learning],
+        **sizes,
+        seed=recipe.seed,
+        rest=int(isinstance(choice.labels, int)),
+        only_train={*sparse, *learning},
+    )
+    test = tuple(sorted((*first, *drawn.test))) if isinstance(choice.test, int) else choice.test
     validation = drawn.validation if isinstance(choice.validation, int) else choice.validation
     if isinstance(choice.labels, int):
         train = nested_budgets(drawn.train, [choice.labels], recipe.seed)[choice.labels] if choice.labels else ()
     else:
         train = choice.labels
+    _say_apart(cohort, test, train)
     return Split(train=tuple(train), validation=tuple(validation), test=tuple(test), seed=recipe.seed)
 
 
+def _say_apart(cohort: Cohort, test: Sequence[str], train: Sequence[str]) -> None:
+    """One line where the folder has a test part of its own."""
+    if apart := set_apart(cohort):
+        tested, used = (len({*apart} & {*people}) for people in (test, train))
+        say(
+            f"split: people in the test part of {cohort.name}: {len(apart)}, of whom {tested} tested on and {used} learned from"
+        )
+
+
 def label_pool(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
-    """Labelled people that are neither tested nor validated on."""
-    held_out = {*split.test, *split.validation}
+    """Labelled people that are neither tested nor validated on, nor of the folder's own test part."""
+    held_out = {*split.test, *split.validation, *set_apart(cohort)}
     if not isinstance(recipe.split.labels, int):
         return tuple(recipe.split.labels)
     return tuple(sorted({case.person for case in cohort.labelled} - held_out))
@@ -69,12 +93,15 @@ def budget_sizes(pool: int, used: int) -> list[int]:
 
 
 def pretraining_people(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
-    """Everyone in the chosen cohorts who is neither tested nor validated on, unless the run is transductive."""
+    """Everyone in the chosen cohorts who is neither tested nor validated on, nor of the folder's own test part, unless the run is transductive.
+
+    Of that part, people whose labels are used are seen.
+    """
     stage = recipe.pretrain
     assert stage is not None
     allowed = {c.person for c in cohort.cases if not stage.cohorts or not c.dataset or c.dataset in stage.cohorts}
     if not stage.transductive:
-        allowed -= {*split.test, *split.validation}
+        allowed -= {*split.test, *split.validation, *(set(set_apart(cohort)) - {*split.train})}
     if not stage.share_labelled:
         allowed -= set(split.train)
     if not allowed:

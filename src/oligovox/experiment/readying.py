@@ -9,16 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from oligovox.cohort.bids import REGIONS
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.errors import CohortError, ImageError, InputError, OutputError
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.recipe import nested
-from oligovox.files import check_writable, sweep, write_tsv
+from oligovox.files import check_writable, sweep, write_json, write_tsv
 from oligovox.infer.brain import WEIGHTS, brain_mask, doubts
 from oligovox.prepare.brain import Own
 from oligovox.prepare.ready import Ready, ready_person
 from oligovox.prepare.ready_back import back
-from oligovox.prepare.ready_files import Record, begin, folder_of, record_of, stem_of
+from oligovox.prepare.ready_files import Record, begin, folder_of, label_kind, record_of, stem_of
 from oligovox.prepare.registration import simple_itk
 from oligovox.prepare.workers import run_cases
 from oligovox.report.ready import draw_ready, warnings_of, write_ready_page
@@ -83,6 +84,9 @@ def ready(
     check_writable(out)
     people = _people(cohort, out)
     begin(out, settings.model_dump(mode="json"), cohort.labels)
+    if cohort.regions:
+        regions = {name: list(classes) for name, classes in cohort.regions.items()}
+        write_json(out / f"{label_kind(cohort.labels)}.json", {REGIONS: regions})
     _participants(cohort, out)
     progress, count = show("ready"), 0
 
