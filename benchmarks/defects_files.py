@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from defects_voxels import Defect, Plant, Rng, alone, moved
 from oligovox.cohort.manifest import Case, Cohort
+from oligovox.simulate.scanner.kspace import rotation
 
 GROUNDS = ("ms-3t", "glioma-2023")
 """They do not depend on the picture: two grounds are enough."""
@@ -37,6 +38,20 @@ def of_file(change: Rewrite) -> Plant:
         out = folder / f"rewritten_{path.name.removesuffix('.gz')}"
         nib.save(change(opened(path), rng), out)
         return alone(case, images={name: out})
+
+    return plant
+
+
+def of_one_of_two(change: Rewrite) -> Plant:
+    """Two sequences, one of them written anew with something changed."""
+
+    def plant(case: Case, folder: Path, rng: Rng) -> Cohort | None:
+        if len(case.images) < 2:
+            return None
+        one, other = rng.permutation(sorted(case.images))[:2].tolist()
+        out = folder / f"beside_{case.images[one].name.removesuffix('.gz')}"
+        nib.save(change(opened(case.images[one]), rng), out)
+        return alone(case, images={one: out, other: case.images[other]})
 
     return plant
 
@@ -72,6 +87,36 @@ def with_nan(image: nib.Nifti1Image, rng: Rng) -> nib.Nifti1Image:
     array = np.asarray(image.dataobj, dtype=np.float32).copy()
     array.flat[rng.integers(array.size, size=int(10 ** rng.uniform(0, 4)))] = np.nan
     return nib.Nifti1Image(array, image.affine)
+
+
+def hair_off(image: nib.Nifti1Image, rng: Rng) -> nib.Nifti1Image:
+    """Direction cosines that differ in late digits: turned about the middle, until the furthest corner is 0.02 to 0.09 mm away."""
+    half = image.affine[:3, :3] @ ((np.array(image.shape) - 1) / 2)
+    axis = int(rng.integers(3))
+    angles = np.zeros(3)
+    angles[axis] = np.degrees(rng.uniform(0.02, 0.09) / np.linalg.norm(np.delete(half, axis)))
+    world, middle = np.eye(4), half + image.affine[:3, 3]
+    world[:3, :3] = rotation(tuple(angles))
+    world[:3, 3] = middle - world[:3, :3] @ middle
+    return nib.Nifti1Image(np.asarray(image.dataobj), world @ image.affine)
+
+
+def not_ras(image: nib.Nifti1Image, rng: Rng) -> nib.Nifti1Image:
+    """The same image with its axes in another order or direction."""
+    while nib.aff2axcodes((made := turned(image, rng)).affine) == ("R", "A", "S"):
+        pass
+    return made
+
+
+def thick(image: nib.Nifti1Image, rng: Rng) -> nib.Nifti1Image:
+    """Three to five slices averaged into one."""
+    axis, count = int(rng.integers(3)), int(rng.integers(3, 6))
+    array = np.moveaxis(np.asarray(image.dataobj, dtype=np.float32), axis, 0)
+    slices = len(array) // count
+    array = array[: slices * count].reshape(slices, count, *array.shape[1:]).mean(1)
+    scale, move = np.eye(4), np.eye(4)
+    scale[axis, axis], move[axis, 3] = count, (count - 1) / 2
+    return nib.Nifti1Image(np.moveaxis(array, 0, axis), image.affine @ move @ scale)
 
 
 def said_to_be_microns(image: nib.Nifti1Image, rng: Rng) -> nib.Nifti1Image:
@@ -193,6 +238,7 @@ def scanned_again(image: nib.Nifti1Image, rng: Rng) -> nib.Nifti1Image:
 
 
 LESION, TUMOUR = {"lesion": 1}, {"necrotic core": 1, "oedema": 2, "enhancing tumour": 3}
+WITH_A_GAP = TUMOUR | {"enhancing tumour": 4}
 APART = ("imagesTr", "imagesTs")
 
 OF_FILES = (
@@ -203,10 +249,15 @@ OF_FILES = (
     Defect("1 to 10 000 voxels NaN", "not_finite", of_file(with_nan), GROUNDS),
     Defect("unit micron, sizes in mm", "units", of_file(said_to_be_microns), GROUNDS),
     Defect("sizes in metres", "voxel_size", of_file(in_metres), GROUNDS),
+    Defect("cosines off by a hair (0.02 to 0.09 mm)", "near_equal_grid", of_one_of_two(hair_off), GROUNDS),
+    Defect("axes that are not RAS", "orientation", of_file(not_ras), GROUNDS),
+    Defect("axes of one of two that are not RAS", "mixed_orientation", of_one_of_two(not_ras), GROUNDS),
+    Defect("slices 3 to 5 times as thick", "anisotropy", of_file(thick), GROUNDS),
     Defect("mask without its header", "mask_grid", of_label(same, LESION, lambda affine: np.eye(4)), GROUNDS),
     Defect("mask on half voxels", "mask_grid", of_label(halved, LESION, half_voxels), GROUNDS),
     Defect("mask of 255", "label_values", of_label(parted((255,)), LESION), GROUNDS),
     Defect("values 1, 2, 4 for 1, 2, 3", "label_values", of_label(parted((2, 1, 4)), TUMOUR), GROUNDS),
+    Defect("a scheme of 1, 2, 4", "label_gaps", of_label(parted((2, 1, 4)), WITH_A_GAP), GROUNDS),
     Defect("mask resampled linearly", "label_fractions", of_label(blurred, LESION), GROUNDS),
     Defect("empty mask", "empty_label", of_label(lambda mask, rng: mask * 0, LESION), GROUNDS),
     Defect("1 to 5 specks of one voxel", "tiny_lesions", of_label(specks, LESION), GROUNDS),
@@ -218,4 +269,5 @@ OF_FILES = (
     Defect("the same, in 255 steps", "duplicate_image", of_two(as_bytes), GROUNDS),
     Defect("the same voxels in training and test", "train_test", of_two(turned, APART), GROUNDS),
     Defect("one head again, moved and with noise", "same_person", of_two(scanned_again), GROUNDS),
+    Defect("one head again, one in training and one in test", "same_person", of_two(scanned_again, APART), GROUNDS),
 )

@@ -1,19 +1,27 @@
-"""Bytes that a fuzzer makes, as every text or header a reader opens: a cohort, or one clear error, never a traceback → counts on stdout.
+"""Bytes that a fuzzer makes, as every text or header a reader opens: a cohort, or one clear error, never a traceback → fuzz_readers.json.
 
     pip install atheris
-    python benchmarks/fuzz_readers.py -max_total_time=300 [CORPUS]
+    OMP_NUM_THREADS=1 python benchmarks/fuzz_readers.py -max_total_time=120 [CORPUS]
 
-Arguments are those of libFuzzer. Atheris watches which branches of `cohort/` and `doctor/` an input reaches and keeps what reaches new ones, so it
-finds its way into parsers that random text does not pass. The first byte of an input says which file the rest becomes; the other files of the folder are
+Arguments are those of libFuzzer. When the time is over, the counts are written: of each file of each reader the inputs that were tried, those that
+became a cohort (or, of the NIfTI file, a volume), and those that got one clear error. At the first traceback libFuzzer stops, and nothing is
+written; nor with --quick, ten seconds. Atheris watches which branches of `cohort/` and `doctor/` an input reaches and keeps what reaches new ones, so
+it finds its way into parsers that random text does not pass. The first byte of an input says which file the rest becomes; the other files of the folder are
 whole. Seeds are whole files of each kind. What breaks is written beside as crash-…; give that file as the argument to see it again.
 """
 
 import json
+import os
 import sys
+import time
+from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import atheris
+
+from common import QUICK, headline, write
 
 with atheris.instrument_imports(include=["oligovox.cohort", "oligovox.doctor", "oligovox.files"]):
     import nibabel as nib
@@ -55,8 +63,12 @@ FILES = (
 """Layout, the file that is made up, and what a whole one holds; one past the last is a NIfTI file."""
 
 
+NAMES = (*(f"{layout}: {file}" for layout, file, _ in FILES), "header: a.nii")
+COUNTS = {name: Counter(tried=0, read=0, refused=0) for name in NAMES}
+
+
 def tried(root, layout):
-    """Every look, and the reader: files inside the folder, or one of the errors that are meant, in one line."""
+    """Whether it became a cohort. Every look, and the reader: files inside the folder, or one of the errors that are meant, in one line."""
     try:
         looks(root)
         cohort, said = read(root, layout), ""
@@ -64,10 +76,11 @@ def tried(root, layout):
         cohort, said = None, str(error)
     assert "\n" not in said
     assert all(path.is_relative_to(root) for case in (cohort.cases if cohort else ()) for path in case.files.values())
+    return cohort is not None
 
 
 def one_input(data):
-    """What atheris calls."""
+    """Which file it is, and whether that could be read."""
     kind, content = (data[0] if data else 0) % (len(FILES) + 1), bytes(data[1:])
     with TemporaryDirectory() as home:
         root = Path(home) / "data"
@@ -77,12 +90,48 @@ def one_input(data):
             path.write_bytes(content)
             scan = read_scan(Case(subject="a", images={"FLAIR": path}), "FLAIR", path)
             assert not isinstance(scan, Finding) or ("\n" not in scan.found and scan.remedy)
-            return
+            return kind, not isinstance(scan, Finding)
         layout, file, _ = FILES[kind]
-        for name in (*IMAGES[layout], file):
+        whole = dict.fromkeys(IMAGES[layout], IMAGE) | {name: text.encode() for of, name, text in FILES if of == layout}
+        for name, bytes_ in (whole | {file: content}).items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content if name == file else IMAGE)
-        tried(root, layout)
+            (root / name).write_bytes(bytes_)
+        return kind, tried(root, layout)
+
+
+def counted(seconds, begun):
+    """What atheris calls: one input, counted; after so many seconds (0: never) the counts are written and the process ends."""
+
+    def call(data):
+        kind, could = one_input(data)
+        COUNTS[NAMES[kind]].update(tried=1, read=int(could), refused=int(not could))
+        if seconds and time.monotonic() - begun >= seconds:
+            keep(seconds)
+            os._exit(0)  # libFuzzer would go on
+
+    return call
+
+
+def keep(seconds):
+    """fuzz_readers.json."""
+    total = sum(COUNTS.values(), Counter())
+    said = f"{total['read']} read, {total['refused']} refused with one clear error, 0 tracebacks"
+    write(
+        __file__,
+        clock="wall for max_total_time; cpu of this process, with its imports",
+        settings={"max_total_time": seconds, "atheris": version("atheris")},
+        raw={"cpu_seconds": time.process_time()},
+        results={"all": {**total, "tracebacks": 0}, "files": {name: dict(found) for name, found in COUNTS.items()}},
+        headlines=[headline(f"{total['tried']} inputs of {len(NAMES)} files", said, "no traceback", True)],
+    )
+    sys.stdout.flush()
+
+
+def budget():
+    """Seconds of -max_total_time, which is taken from the arguments since libFuzzer would end without a word; 0 where it is not given."""
+    (given,) = [a for a in sys.argv if a.startswith("-max_total_time=")][-1:] or [""]
+    sys.argv = [a for a in sys.argv if not a.startswith("-max_total_time=") and a != "--quick"]
+    return 10 if QUICK else int(given.partition("=")[2] or 0)
 
 
 def seeds(folder):
@@ -93,11 +142,12 @@ def seeds(folder):
 
 
 def main():
+    seconds = budget()
     given = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     if not given:
         seeds(Path("corpus"))
         sys.argv.append("corpus")
-    atheris.Setup(sys.argv, one_input)
+    atheris.Setup(sys.argv, counted(seconds, time.monotonic()))
     atheris.Fuzz()
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from oligovox import experiment
+from oligovox.cohort.manifest import Case
 from oligovox.engine.fit import Training
 from oligovox.errors import CohortError
+from oligovox.experiment import subsets
+from oligovox.experiment.cohorts import read_cohort
 from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict
+from oligovox.experiment.sequence_price import read_losses
 from oligovox.files import read_json, read_tsv
 from oligovox.prepare.store import Store
 
@@ -23,12 +29,16 @@ STEPS = {"patch": (16, 16, 16), "training": Training(steps=3, threads=1, tensorb
 
 @pytest.fixture(scope="module")
 def made(make_phantom: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """bids (three people, the third unlabelled), store, run (a few steps on T1w and FLAIR). Not to be changed."""
+    """bids (five people, the third unlabelled), store (of the first three), run (a few steps on T1w and FLAIR of the last two). Not to be changed."""
     root = tmp_path_factory.mktemp("made")
-    make_phantom(root / "bids", subjects=3, labelled=2)
-    experiment.prepare(root / "bids", root / "store", modalities=("T1w", "FLAIR"), workers=1)
+    make_phantom(root / "bids", subjects=5, labelled=5)
+    next((root / "bids").glob("derivatives/*/sub-03/anat/*_label-lesion_mask.nii.gz")).unlink()
+    cohort = read_cohort(root / "bids")
+    for name, cases in (("store", cohort.cases[:3]), ("taught", cohort.cases[3:])):
+        replace(cohort, cases=cases).save(root / f"{name}.tsv")
+        experiment.prepare(root / f"{name}.tsv", root / name, modalities=("T1w", "FLAIR"), workers=1)
     network = NetworkChoice.named("resenc", "nano")
-    experiment.finetune(root / "store", root / "run", stage=Finetune(**STEPS), network=network)
+    experiment.finetune(root / "taught", root / "run", stage=Finetune(**STEPS), network=network)
     return root
 
 
@@ -70,6 +80,7 @@ def test_every_combination_is_scored_and_priced(made: Path, tmp_path: Path) -> N
     assert (price["best"], price["hidden_from"]) == ("low", "the whole exam")
     assert [row["subset"] for row in read_tsv(out / "subsets.tsv")] == [row["subset"] for row in found["subsets"]]
     assert read_json(out / "subsets.json")["prices"] == found["prices"]
+    assert read_json(out / "subsets.json")["scored_and_trained_on"] == []
     loss = next(r for r in found["losses"] if (r["subset"], r["metric"]) == ("T1w", "brier"))
     assert all(loss[key] == price[key] for key in ("mean", "low", "high", "n")), (
         "without FLAIR the whole loss is its price"
@@ -111,7 +122,42 @@ def test_an_exam_counts_for_the_combinations_it_has(
     assert "T1w+FLAIR: no labelled exam has all of these" in capsys.readouterr().err
 
 
+def test_people_that_training_has_seen_are_scored_only_where_they_are_named(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(name: str, **more: Any) -> dict[str, Any]:
+        experiment.evaluate_subsets(made / "run", made / "bids", tmp_path / name, workers=1, **more)
+        return read_json(tmp_path / name / "subsets.json")
+
+    found = evaluated("unnamed")
+    assert {row["n"] + row["skipped"] for row in found["subsets"]} == {2}
+    assert "left out, since by their names the model was trained on them: 04, 05;" in capsys.readouterr().err
+    assert found["scored_and_trained_on"] == []
+    named = evaluated("named", people=["01", "05"])
+    assert named["scored_and_trained_on"] == ["05"]
+    assert "the model was trained on 05, who are scored here" in capsys.readouterr().err
+    read_losses(tmp_path / "unnamed" / "subsets.json", found["model"])
+    assert capsys.readouterr().err == ""
+    read_losses(tmp_path / "named" / "subsets.json", named["model"])
+    assert "they promise too much" in capsys.readouterr().err
+
+    with pytest.raises(CohortError, match=r"trained on everybody with a label mask \(04, 05\); .*name with --people"):
+        experiment.evaluate_subsets(made / "run", made / "taught.tsv", tmp_path / "none", workers=1)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("person", "dataset", "known"),
+    [("05", "", True), ("01", "", False), ("05", "b", False), ("05", "a", True)],
+)
+def test_a_model_of_several_cohorts_knows_people_by_both_names(person: str, dataset: str, known: bool) -> None:
+    case = Case(subject=person, dataset=dataset, images={"FLAIR": Path("f.nii")})
+    assert subsets._is_of(case, ["a_05", "a_11"]) is known
+
+
 def test_nobody_with_a_label_is_refused(made: Path, tmp_path: Path) -> None:
+    cohort = read_cohort(made / "bids")
+    replace(cohort, cases=tuple(replace(case, label=None) for case in cohort.cases)).save(tmp_path / "bare.tsv")
     with pytest.raises(CohortError, match="nobody with a label mask has a sequence that the model knows"):
-        experiment.evaluate_subsets(made / "run", made / "bids", tmp_path / "out", mask="tumour")
+        experiment.evaluate_subsets(made / "run", tmp_path / "bare.tsv", tmp_path / "out")
     assert not (tmp_path / "out").exists()

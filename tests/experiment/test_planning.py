@@ -289,10 +289,21 @@ def test_an_unreadable_folder_is_one_line(phantom: Path, monkeypatch: pytest.Mon
         planning.plan(phantom)
 
 
-def test_cases_without_the_reference_are_refused() -> None:
-    exams = [*cohort(4, 4).exams, *(replace(e, name=f"odd-{e.name}", grids={"PDw": FINE}) for e in cohort(2, 2).exams)]
-    with pytest.raises(SettingsError, match=r"2 of 6 cases, first odd-sub-0, have none .* \(FLAIR, T1w\); leave"):
-        choose.chosen_plan(Facts(tuple(exams)))
+def test_exams_with_rare_sequences_alone_are_left_out_and_named() -> None:
+    whole = cohort(4, 4)
+    odd = [replace(e, name=f"odd-{e.name}", grids={"PDw": FINE}) for e in cohort(2, 2).exams]
+    facts, said = choose.usable(Facts((*whole.exams, *odd)))
+    assert facts == whole
+    assert (
+        "2 of 6 exams, which have none of the sequences that most have (FLAIR, T1w): odd-sub-0 with PDw, odd-" in said
+    )
+    assert choose.usable(whole) == (whole, "")
+    names = ("T1w", "T1w", "FLAIR", "PDw")
+    each = Facts(tuple(replace(e, grids={name: FINE}) for e, name in zip(whole.exams, names, strict=True)))
+    assert [exam.name for exam in choose.usable(each)[0].exams] == ["sub-0", "sub-1"], "half of them have T1w"
+
+
+def test_masks_on_no_grid_are_refused() -> None:
     elsewhere = Facts(tuple(replace(exam, drawn_on=()) for exam in cohort(4, 3).exams))
     with pytest.raises(SettingsError, match=r"none of 3 masks lies on the grid of FLAIR or T1w"):
         choose.chosen_plan(elsewhere)
@@ -387,6 +398,82 @@ def test_a_cohort_in_numbers(phantom: Path) -> None:
     assert set(facts.exams[0].drawn_on) == {"T1w", "T2w", "FLAIR"}
 
 
+def without(exam: Exam, *names: str) -> Exam:
+    return replace(exam, grids={name: grid for name, grid in exam.grids.items() if name not in names})
+
+
+def test_missing_sequences_are_trained_for_only_where_some_are_missing() -> None:
+    plan, whole = Plan(modalities=("FLAIR", "T1w")), cohort(4, 4)
+    assert planning._against_missing(whole, plan) == ({}, [])
+    some = Facts((*(without(exam, "FLAIR") for exam in whole.exams[:2]), *whole.exams[2:]))
+    strategy, (said,) = planning._against_missing(some, plan)
+    assert strategy == {"name": "hidden_sequences"}
+    assert "2 of 4 exams lack some (FLAIR in 2)" in said
+    assert "1.7 times" in said
+    assert "--set finetune.semi=null" in said
+    assert planning._against_missing(some, Plan(modalities=("T1w",))) == ({}, []), "the plan does not use it"
+    strategy, (said,) = planning._against_missing(replace(some, exams=(*some.exams, cohort(9, 0).exams[8])), plan)
+    assert strategy == {"name": "hidden_sequences", "batch": 1}
+    assert "exams without a label take part" in said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "probed"), [({}, 2), ({"name": "hidden_sequences"}, 2), ({"name": "hidden_sequences", "batch": 1}, 3)]
+)
+def test_what_is_done_about_missing_sequences_is_measured(
+    strategy: dict[str, Any], probed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe(kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+        assert asked["finetune"]["batch"] == probed, "patches without a label cost as much"
+        assert (asked["finetune"]["semi"] or {}).get("name") == strategy.get("name")
+        assert asked["pretrain"]["batch"] == 2
+        return TRAINING
+
+    monkeypatch.setattr(planning, "probe", probe)
+    store = Store(root=tmp_path, plan=Plan(modalities=("T1w", "FLAIR")), labels={"lesion": 1}, cases=())
+    content = {key: value for key, value in RECIPE.items() if key not in ("pretrain", "finetune")}
+    content |= {"finetune": {"semi": strategy}} if strategy else {}
+    size = choose.Chosen("tiny", (24, 24, 24), 2)
+    planning._fitting(size, "generative", store.plan, store, LAPTOP, content, tmp_path, 1)
+    assert content["finetune"]["batch"] == 2
+
+
+def test_the_recipe_of_a_cohort_that_lacks_sequences_hides_them(
+    make_phantom: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probed(ground: planning.Ground, prepared: Plan, machine: Machine, content: dict[str, Any], *_: Any) -> Any:
+        content |= {"workers": 1, "network": {"name": "resenc", "settings": {"preset": "nano"}}}
+        for stage in ("pretrain", "finetune"):
+            content[stage] = content.get(stage, {}) | {"patch": [16, 16, 16], "batch": 2, "training": {}}
+        return Measured(preparing=PREPARING, training=TRAINING, typical=1.0, workers=1), []
+
+    monkeypatch.setattr(planning, "_probed", probed)
+    data = make_phantom(tmp_path / "data", subjects=4, labelled=4)
+    for path in data.glob("sub-0[12]/anat/*_FLAIR.nii.gz"):
+        path.unlink()
+    found = planning.plan(data, out=tmp_path / "plan")
+    file = tmp_path / "plan" / "plan.yaml"
+    recipe = read_recipe(file)
+    assert recipe.finetune.semi is not None
+    assert (recipe.finetune.semi.name, recipe.finetune.semi.settings) == ("hidden_sequences", {})
+    assert f"# {found['lines'][-1]}\n" in file.read_text()
+    assert found["lines"][-1].startswith("missing sequences: 2 of 4 exams lack some (FLAIR in 2)")
+    assert read_recipe(file, ("finetune.semi=null",)).finetune.semi is None
+
+
+def test_the_recipe_holds_no_exam_that_was_left_out(make_phantom: Callable[..., Path], tmp_path: Path) -> None:
+    data = make_phantom(tmp_path / "data", subjects=5, labelled=4)
+    anat = data / "sub-05" / "anat"
+    (anat / "sub-05_T1w.nii.gz").rename(anat / "sub-05_PDw.nii.gz")
+    for name in ("T2w", "FLAIR"):
+        (anat / f"sub-05_{name}.nii.gz").unlink()
+    found = planning.plan(data, minutes=0, out=tmp_path / "plan")
+    assert found["facts"]["cases"] == 4
+    assert any("sub-05 with PDw" in line for line in found["lines"])
+    (choice,) = read_recipe(tmp_path / "plan" / "plan.yaml").cohorts.values()
+    assert choice.read().people == ("01", "02", "03", "04")
+
+
 CALL = "import typer; from oligovox.cli.planning import plan; typer.run(plan)"
 
 
@@ -402,6 +489,7 @@ def test_the_command_writes_a_recipe(phantom: Path, tmp_path: Path) -> None:
     assert recipe.split.test == 2
     assert list(recipe.finetune.patch) == found["choice"]["finetune"]["patch"]
     assert max(recipe.finetune.patch) <= 24
+    assert recipe.finetune.semi is None, "nobody lacks a sequence"
     hours = found["forecast"]["hours"]
     assert hours["total"] == pytest.approx(sum(value for stage, value in hours.items() if stage != "total"), abs=1e-3)
     assert 0.1 < found["forecast"]["memory_gib"] < 8

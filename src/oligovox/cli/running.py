@@ -39,7 +39,10 @@ def run(
         bool, typer.Option("--fix", help="Of a folder: go on with a copy that the data doctor mended.")
     ] = False,
     raw: Annotated[
-        Raw, typer.Option(help="Of a folder: register exams and find the brain; auto: where heads are seen.")
+        Raw,
+        typer.Option(
+            help="Of a folder: register exams and find the brain; auto: where a head is seen, or sequences that do not lie on each other."
+        ),
     ] = Raw.AUTO,
     mask: Annotated[str, typer.Option(help="Of a folder: which label, in the words of the layout.")] = "lesion",
     layout: Layout = "",

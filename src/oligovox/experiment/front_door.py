@@ -5,7 +5,7 @@
     OUT/tables/*/NAME.tsv   who there is: as given, mended and ready, and who has no label
     OUT/converted/          NIfTI files of layouts that have none; of DICOM with the table that says what each series is
     OUT/check/              the data doctor's page, asked again where files changed; with fix: OUT/mended/, a mended copy
-    OUT/ready/              exams as the scanner gave them, registered and with a brain mask
+    OUT/ready/              where some show heads, or do not lie on each other: all exams, registered and with a brain mask
     OUT/plan/plan.yaml      the recipe, chosen for this machine
     OUT/run/                everything the recipe says, and report.html
     OUT/predictions/        exams without a label, by the arm that was best on validation people, or the final model; of ready exams also OUT/original_grids/
@@ -26,37 +26,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oligovox.cohort import dicom, layouts
-from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.series import TABLE
-from oligovox.doctor.seen import Seen
-from oligovox.doctor.stripped import outline
 from oligovox.engine.log import say
 from oligovox.errors import CohortError, OutputError, SettingsError
-from oligovox.experiment.checking import check_apart, check_data
+from oligovox.experiment.checking import check_data
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.final import CAUTION, best_arm
 from oligovox.experiment.folders import series
+from oligovox.experiment.front_door_claim import claim
+from oligovox.experiment.front_door_raw import not_aligned, why_raw
 from oligovox.experiment.planning import plan
 from oligovox.experiment.readying import ready, ready_back
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.experiment.study import run_recipe
 from oligovox.experiment.verbs import predict
-from oligovox.files import check_writable, hash_file, hash_json, read_json, write_json
-from oligovox.prepare.geometry import read_volume
+from oligovox.files import hash_file, hash_json, read_json, write_json
 from oligovox.report.front import Stop, write_front
 from oligovox.report.page import load_report
 from oligovox.report.text import count
 from oligovox.report.verdict import verdict
 
 Raw = Literal["auto", "always", "never"]
-"""Whether exams are registered and their brain is found: auto: where an image shows the whole head and nobody gave a brain mask."""
-
-
-_OF_BODIES = {"T1in", "T1out", "T2spir"}
-"""Sequences of the abdomen, where no brain is looked for."""
-
-_LOOKED_AT = 8
-"""Exams that decide whether a cohort is raw."""
+"""Whether exams are registered and their brain is found: auto: where one shows the whole head, or its sequences do not lie on each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,26 +133,28 @@ def run_folder(
 
     Raises:
         CohortError: the folder is not understood, nobody has a label, or the doctor found what has to be mended first.
-        SettingsError: it cannot run on this machine, or the folder belongs to another command.
+        SettingsError: it cannot run on this machine, the folder belongs to another command, or no recipe can have the changes.
         InputError, RunError: of the stages; what was finished stays.
     """
     data, out, asked = Path(data), Path(out), asked or Asked()
-    _claim(data, out, asked)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem).strip("-.") or "cohort"
+    claim(data, out, name, vars(asked))
     way = _Way(name, out, asked, workers, show)
     used = _checked(_given(data, way), way)
-    raw = is_raw(used, out, asked.raw)
+    raw = is_raw(used, out, asked.raw, show)
     used = _ready(used, way) if raw else used
     recipe = _planned(used, way)
     done = run_recipe(recipe, out / "run", show=show)
     arm = best_arm(recipe, out / "run")
     said = verdict(load_report(out / "run" / "report.json")).sentence
     final = recipe.final == "all"
+    unlabelled = _unlabelled(used, recipe)
     of_whom = "the final model" if final else f"'{arm}'"
-    way.stop("Report", f"{said} Predictions are those of {of_whom}.", "run/report.html")
+    way.stop("Report", f"{said} Predictions are those of {of_whom}." if unlabelled else said, "run/report.html")
     if final:
         way.stop("Final model", f"'{arm}', {CAUTION}", "run/final/model/model.json")
-    predictions = _predicted(used, out / "run" / "final" if final else out / "run" / "arms" / arm, raw, way)
+    model = out / "run" / "final" if final else out / "run" / "arms" / arm
+    predictions = _predicted(unlabelled, model, raw, way) if unlabelled else None
     page = write_front(out / "index.html", title=data.resolve().name, stops=way.stops)
     say(f"start here: {page.resolve()}")
     return {
@@ -169,41 +163,6 @@ def run_folder(
         "run": done["run"],
         "predictions": predictions and str(predictions),
     }
-
-
-def _claim(data: Path, out: Path, asked: Asked) -> None:
-    """Make the folder this command's own.
-
-    Raises:
-        CohortError: there are no data.
-        OutputError: `out` lies among them.
-        SettingsError: it belongs to another command, or to nobody of oligovox.
-    """
-    if not data.exists():
-        raise CohortError(f"{data}: no such folder; expected one with images, or a list or table of them")
-    check_apart(data, out)
-    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(asked).items()}
-    content = {"data": str(data.resolve()), **listed}
-    file = out / "asked.json"
-    if file.is_file():
-        free = () if (out / "plan" / "plan.yaml").is_file() else ("hours", "minutes")  # nothing stands on them yet
-        before, now = _binding(read_json(file)), _binding(content)
-        if other := next((key for key in now if key not in free and before.get(key) != now[key]), None):
-            raise SettingsError(
-                f"{out}: was begun with {other} {before.get(other)!r}, now it is {now[other]!r}; "
-                "choose another folder, or remove this one"
-            )
-        write_json(file, content)
-        return
-    if out.exists() and any(out.iterdir()):
-        raise SettingsError(f"{out}: is not empty and was not begun by this command; choose another folder")
-    check_writable(out)
-    write_json(file, content)
-
-
-def _binding(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked, without what may be asked for later: the final model comes after everything else."""
-    return {**asked, "changes": [change for change in asked.get("changes", ()) if not change.startswith("final=")]}
 
 
 def _given(data: Path, way: _Way) -> Path:
@@ -299,6 +258,9 @@ def _series(data: Path, work: Path) -> Path:
     )
 
 
+_COUNTED = ("error", "warning", "note", "cases", "actions", "left_out")
+
+
 def _checked(given: Path, way: _Way) -> Path:
     """Ask the doctor, unless it let these very files pass before; the table to go on with.
 
@@ -312,16 +274,13 @@ def _checked(given: Path, way: _Way) -> Path:
     found = passed or check_data(
         given, way.out / "check", fix=mended if fix else None, workers=way.workers, show=way.show
     )
-    answer = {"key": key} | {name: found.get(name, 0) for name in ("error", "warning", "note", "cases", "actions")}
+    answer = {"key": key} | {name: found.get(name, 0) for name in _COUNTED}
     said = f"{count(found['error'], 'error')}, {count(found['warning'], 'warning')}, {count(found['note'], 'note')} in {count(found['cases'], 'exam')}"
     way.stop("Check", said, "check/check.html")
-    if fix and found["actions"]:
+    if fix and (found["actions"] or found.get("left_out")):
         copy = read_cohort(mended)
-        way.stop(
-            "Mended",
-            f"a copy of {count(len(copy), 'exam')}, with {count(found['actions'], 'repair')}",
-            "mended/mended.json",
-        )
+        done = f"{count(found['actions'], 'repair')} and {count(found.get('left_out', 0), 'file')} left out"
+        way.stop("Mended", f"a copy of {count(len(copy), 'exam')}, with {done}", "mended/mended.json")
         given = way.table(copy, "mended")
         if found["error"] and not passed:
             found = check_data(mended, workers=way.workers, show=way.show)
@@ -340,33 +299,39 @@ def _passed(file: Path, key: str, mended: Path) -> dict[str, Any] | None:
     """What the doctor said of these very files where the run went on, and all that it wrote is there; else None."""
     pages = [file, file.with_name("check.json"), file.with_name("check.html")]
     answer = read_json(file) if all(page.is_file() for page in pages) else {}
-    whole = answer.get("key") == key and (not answer["actions"] or (mended / "mended.json").is_file())
+    copied = answer.get("actions") or answer.get("left_out")
+    whole = answer.get("key") == key and (not copied or (mended / "mended.json").is_file())
     return dict(answer) if whole else None
 
 
-def is_raw(table: Path, out: Path, raw: Raw) -> bool:
-    """Whether exams are made ready first; decided once, from the pictures of the first exams without a brain mask."""
+def is_raw(table: Path, out: Path, raw: Raw, show: Show = quiet) -> bool:
+    """Whether exams are made ready first; decided once, from what the doctor found in all of them and from a look at the pictures."""
     if raw != "auto":
         return raw == "always"
     if (out / "ready").is_dir():
         return True
     if (out / "plan" / "plan.yaml").is_file():
         return False
-    bare = [case for case in Cohort.load(table).cases if not case.brain and not set(case.images) <= _OF_BODIES]
-    return any(_shows_head(case) for case in bare[:_LOOKED_AT])
-
-
-def _shows_head(case: Case) -> bool:
-    """Whether some image of a case shows more than a brain."""
-    seen = (Seen.of(name, path, read_volume(path)) for name, path in case.images.items())
-    return any(outline(one).covering == "head" for one in seen)
+    why = why_raw(table, out, show("look"))
+    nothing = "every exam shows the brain alone, with its sequences on each other"
+    say(f"made ready first: {why} (--raw never goes on as they are)" if why else f"not made ready: {nothing}")
+    return bool(why)
 
 
 def _ready(table: Path, way: _Way) -> Path:
-    made = ready(table, way.out / "ready", workers=way.workers, show=way.show)
+    changes = (f"align={_align(table, way.out)}",)
+    made = ready(table, way.out / "ready", changes=changes, workers=way.workers, show=way.show)
     said = f"{count(made['exams'], 'exam')} on one grid each, {count(made['registered'], 'sequence')} moved"
     way.stop("Ready", said, "ready/ready.html")
     return way.table(read_cohort(way.out / "ready"), "ready")
+
+
+def _align(table: Path, out: Path) -> str:
+    """Which sequences are registered: all, where one on the grid of the reference does not lie on it; decided once."""
+    about = out / "ready" / "dataset_description.json"
+    if about.is_file():
+        return str(read_json(about)["Settings"]["align"])
+    return "always" if not_aligned(table, out) else "auto"
 
 
 def _planned(used: Path, way: _Way) -> Recipe:
@@ -380,15 +345,24 @@ def _planned(used: Path, way: _Way) -> Recipe:
     return read_recipe(file, way.asked.changes)
 
 
-def _predicted(used: Path, model: Path, raw: bool, way: _Way) -> Path | None:
-    """Predictions of everybody without a label; None where there is nobody."""
-    cohort = Cohort.load(used)
+def _unlabelled(used: Path, recipe: Recipe) -> Cohort | None:
+    """Everybody without a label who has a sequence that the model knows; None where there is nobody."""
+    cohort, known = Cohort.load(used), set(recipe.prepare.modalities)
     rest = tuple(case for case in cohort.cases if not case.label)
-    if not rest:
-        return None
-    table, folder = way.table(replace(cohort, cases=rest), "unlabelled"), way.out / "predictions"
+    seen = tuple(case for case in rest if known & set(case.images))
+    for case in rest:
+        if case not in seen:
+            say(
+                f"{case.name}: not predicted; it has {', '.join(case.images)}, the model knows {', '.join(recipe.prepare.modalities)}"
+            )
+    return replace(cohort, cases=seen) if seen else None
+
+
+def _predicted(cohort: Cohort, model: Path, raw: bool, way: _Way) -> Path:
+    """Predictions of everybody in a cohort."""
+    table, folder = way.table(cohort, "unlabelled"), way.out / "predictions"
     predict(model, table, folder, workers=way.workers, show=way.show)
-    way.stop("Predictions", f"{count(len(rest), 'exam')} without a label", "predictions")
+    way.stop("Predictions", f"{count(len(cohort), 'exam')} without a label", "predictions")
     if raw:
         ready_back(folder, way.out / "ready", way.out / "original_grids", show=way.show)
         way.stop("Original grids", "the same, on the grid of each image as the scanner gave it", "original_grids")

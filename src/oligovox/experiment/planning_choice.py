@@ -9,7 +9,7 @@ Deviates: the patch is cut along its longest side whatever the axis means; memor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from statistics import median
 
@@ -37,6 +37,8 @@ SPARE = 0.05
 FEWEST_STEPS = 100
 """Of a training; fewer are refused."""
 
+_NAMED = 5  # exams that are named where some are left out
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -60,18 +62,28 @@ def chosen_plan(facts: Facts) -> tuple[Plan, list[str]]:
     """How every case is prepared, and why.
 
     Raises:
-        SettingsError: a case has none of the sequences, or no mask lies on the grid of one.
+        SettingsError: no mask lies on the grid of a sequence.
     """
     sequences, said = chosen_sequences(facts)
-    if bare := [exam.name for exam in facts.exams if not set(exam.grids) & set(sequences)]:
-        raise SettingsError(
-            f"sequences: {len(bare)} of {len(facts.exams)} cases, first {bare[0]}, have none of those that most have ({', '.join(sequences)}); leave "
-            "these cases out, or say what a sequence is called with --sequence"
-        )
     reference, why = chosen_reference(facts, sequences)
     spacing, reason = chosen_spacing(facts.grids(reference))
     plan = Plan(modalities=sequences, spacing=spacing, reference=reference)
     return plan, [said, why, reason]
+
+
+def usable(facts: Facts) -> tuple[Facts, str]:
+    """The exams that have a sequence of those that most have, and a line about the others; '' where there are none."""
+    sequences, _ = chosen_sequences(facts)
+    bare = [exam for exam in facts.exams if not set(exam.grids) & set(sequences)]
+    if not bare:
+        return facts, ""
+    named = ", ".join(f"{exam.name} with {' and '.join(exam.grids)}" for exam in bare[:_NAMED])
+    line = (
+        f"left out: {len(bare)} of {len(facts.exams)} exams, which have none of the sequences that most have ({', '.join(sequences)}): {named}"
+        + (", …" if len(bare) > _NAMED else "")
+        + "; if one of them is such a sequence by another name, say so with --sequence"
+    )
+    return replace(facts, exams=tuple(exam for exam in facts.exams if exam not in bare)), line
 
 
 def chosen_sequences(facts: Facts) -> tuple[tuple[str, ...], str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, TypeAlias
 
+from oligovox.engine.log import say
 from oligovox.errors import CheckpointError
 from oligovox.experiment.summary import by_person, in_words
 from oligovox.files import read_json
@@ -37,6 +38,9 @@ HiddenFrom: TypeAlias = Literal["the whole exam", "every subset"]
 
 MEASURED = "subsets.json"
 """File of `evaluate --subsets` that says what a model loses; in a model folder `predict` finds it."""
+
+SEEN = "scored_and_trained_on"
+"""Its key of the people whom training has seen: what they lose promises too much."""
 
 NOT_MEASURED = (
     "not measured: run oligovox evaluate MODEL TRUTH --subsets and put its subsets.json into the model folder"
@@ -113,7 +117,7 @@ def loss_rows(
 
 
 def read_losses(path: Path, identity: str) -> list[dict[str, Any]]:
-    """The rows of `loss_rows` in a file that `evaluate --subsets` wrote about this model.
+    """The rows of `loss_rows` in a file that `evaluate --subsets` wrote about this model; says it where they are of people that training has seen.
 
     Args:
         path: subsets.json.
@@ -138,6 +142,8 @@ def read_losses(path: Path, identity: str) -> list[dict[str, Any]]:
             raise CheckpointError(
                 f"{path}: a row of its losses is damaged; write it again with oligovox evaluate --subsets"
             )
+    if seen := about.get(SEEN):
+        say(f"{path}: the model was trained on people whose losses are in it ({len(seen)}): they promise too much")
     return rows
 
 

@@ -6,6 +6,9 @@
     OUT/losses.tsv                       what each combination loses against all sequences, in the same exams
     OUT/subsets.json, subsets.html       the tables; the same to read. In the model folder, `predict` reads the first of them
 
+Who is scored: the labelled people that the model was not trained on, by their names; those that are asked for by name in any case, and then line and
+file say whom training has seen (`scored_and_trained_on`), since their scores promise too much.
+
 Resumes: a prediction that stands there is kept. Calibration is measured on the prepared grid, in the foreground (the brain). The grid, the
 foreground and the grey values of a sequence are those of the whole exam, also where others are hidden.
 """
@@ -31,6 +34,7 @@ from oligovox.experiment.recipe import Predict, nested
 from oligovox.experiment.scoring import check_grids, score_pairs
 from oligovox.experiment.sequence_price import (
     MEASURED,
+    SEEN,
     Measure,
     Scores,
     loss_rows,
@@ -74,6 +78,7 @@ class _Bench:
     options: Predict
     workers: int
     show: Show
+    seen: tuple[str, ...]
 
     @property
     def sequences(self) -> tuple[str, ...]:
@@ -105,7 +110,7 @@ def evaluate_subsets(
         changes: settings of the protocol that differ from the challenge's, as key=value.
         by: columns of participants.tsv by which the summary of each combination is split as well.
         mask: name of the label masks in derivatives.
-        people: only these; empty: everyone labelled.
+        people: only these, trained on or not; empty: everyone labelled whom the model was not trained on.
         options: sliding window; None: the defaults.
         workers: processes that prepare and score.
         show: progress.
@@ -115,7 +120,7 @@ def evaluate_subsets(
 
     Raises:
         CheckpointError: not a segmentation model.
-        CohortError: nobody labelled has a sequence of the model.
+        CohortError: nobody labelled has a sequence of the model, or the model was trained on all who have.
         InputError: as `evaluate`.
     """
     out, model, given = Path(out), model_folder(Path(model)), nested(changes)
@@ -123,12 +128,13 @@ def evaluate_subsets(
     description = load_segmentation(model)[1]
     plan = parse(Plan, description.plan, "plan of the model")
     cohort = _labelled(read_cohort(truth, mask=mask), plan, people)
+    cohort, seen = _apart(cohort, description.trained_on, asked=bool(people))
     check_grids(cohort.cases, plan)
     check_writable(out)
     store = prepare_cohort(cohort, plan, out / "store", workers=workers, progress=show("prepare"))
     settings = protocol_settings(protocol, given, cohort.labels)
     bench = _Bench(
-        model, description, cohort, store, out, protocol, settings, by, options or Predict(), workers, show
+        model, description, cohort, store, out, protocol, settings, by, options or Predict(), workers, show, seen
     )  # fmt: skip
     scores = {}
     for shown in subsets(plan.modalities):
@@ -149,6 +155,35 @@ def _labelled(cohort: Cohort, plan: Plan, people: Sequence[str]) -> Cohort:
             "label somebody, or name the files by their sequence"
         )
     return replace(cohort, cases=kept)
+
+
+def _apart(cohort: Cohort, trained_on: Sequence[str], *, asked: bool) -> tuple[Cohort, tuple[str, ...]]:
+    """Without those that the model was trained on, unless they are asked for; and those of them who stay."""
+    seen = tuple(sorted({case.person for case in cohort.cases if _is_of(case, trained_on)}))
+    if seen and asked:
+        say(f"the model was trained on {_some(seen)}, who are scored here: what they lose promises too much")
+    if asked or not seen:
+        return cohort, seen
+    kept = tuple(case for case in cohort.cases if case.person not in seen)
+    if not kept:
+        raise CohortError(
+            f"{cohort.name}: by their names the model was trained on everybody with a label mask ({_some(seen)}); bring others, or name with --people "
+            "whom to score all the same"
+        )
+    say(
+        f"left out, since by their names the model was trained on them: {_some(seen)}; --people scores them all the same"
+    )
+    return replace(cohort, cases=kept), ()
+
+
+def _is_of(case: Case, people: Sequence[str]) -> bool:
+    """Whether a case is one of these people's; a model of several cohorts calls them <cohort>_<subject>."""
+    return case.person in people or (not case.dataset and any(name.endswith(f"_{case.subject}") for name in people))
+
+
+def _some(people: Sequence[str]) -> str:
+    """'01, 02', or eight of them and how many there are."""
+    return ", ".join(people[:8]) + (f" … ({len(people)} people)" if len(people) > 8 else "")
 
 
 def _scored(bench: _Bench, shown: Sequence[str], cases: Sequence[Case]) -> dict[str, dict[Measure, float | None]]:
@@ -191,6 +226,7 @@ def _write(bench: _Bench, scores: Scores) -> dict[str, Any]:
     losses = loss_rows(scores, bench.sequences, people, best, seed=_SEED)
     content = {"model": bench.description.identity, "protocol": bench.protocol, "seed": _SEED}
     content |= {"settings": bench.settings.model_dump(mode="json"), "sequences": list(bench.sequences)}
+    content |= {SEEN: list(bench.seen)}
     write_tsv(bench.out / "subsets.tsv", rows, columns_of(rows))
     write_tsv(bench.out / "prices.tsv", prices, columns_of(prices))
     write_tsv(bench.out / "losses.tsv", losses, columns_of(losses))

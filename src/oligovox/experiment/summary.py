@@ -92,7 +92,7 @@ def headlines(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def in_words(row: Mapping[str, Any]) -> str:
     """'0.641 [0.560, 0.712], 12 people'."""
-    return f"{interval(row['mean'], row['low'], row['high'], 3)}, {row['n']} people"
+    return f"{interval(row['mean'], row['low'], row['high'], 3)}, {row['n']} {'person' if row['n'] == 1 else 'people'}"
 
 
 def by_person(rows: Iterable[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
