@@ -148,6 +148,22 @@ def test_two_raters_are_ambiguous(tmp_path: Path) -> None:
     assert read_bids(root, mask=None).cases[0].label is None  # who predicts asks for no label
 
 
+def test_masks_of_other_names_only_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    masks = [
+        f"derivatives/x/sub-01/anat/sub-01_{name}_mask.nii.gz" for name in ("desc-rater1", "label-core", "desc-brain")
+    ]
+    root = _tree(tmp_path, "sub-01/anat/sub-01_FLAIR.nii.gz", *masks)
+    line = "no mask is called '{}', but masks are there called core, rater1; choose one, as --mask core"
+    with pytest.raises(CohortError, match=line.format("rater2")):
+        read_bids(root, mask="rater2")
+    assert read_bids(root).cases[0].label is None
+    assert line.format("lesion") in caplog.text, "what nobody asked for is said, and images may be learned from"
+    caplog.clear()
+    assert read_bids(root, mask="rater1").labelled
+    assert not read_bids(root, mask=None).labelled
+    assert not caplog.text
+
+
 def test_a_mask_without_image_is_refused(tmp_path: Path) -> None:
     root = _tree(
         tmp_path,

@@ -168,7 +168,7 @@ parts = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 
 
 @MANY
-@given(name=parts, layout=st.sampled_from(["nnunet", "brats", "table", "bids"]))
+@given(name=parts, layout=st.sampled_from(["nnunet", "brats", "table", "bids", "named"]))
 def test_any_name(name: str, layout: str) -> None:
     with tempfile.TemporaryDirectory() as home:
         root = Path(home) / "data"
@@ -177,6 +177,7 @@ def test_any_name(name: str, layout: str) -> None:
             "brats": [f"{name}/{name}_t1ce.nii", f"{name}/{name}_seg.nii"],
             "table": [f"{name}/a.nii"],
             "bids": [f"sub-{name}/anat/sub-{name}_T1w.nii"],
+            "named": [f"{name}/{name}_T1w.nii", f"{name}/lesion.nii", f"p/{name}.nii"],
         }[layout]
         for file in files:
             path = root / file

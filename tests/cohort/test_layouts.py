@@ -58,7 +58,8 @@ def test_a_folder_is_known_for_what_it_is_and_read(make: Make, tmp_path: Path, t
     assert (cohort.modalities, len(cohort.labelled), cohort.labels) == (sequences, labelled, labels)
     assert all(path.is_file() for case in cohort.cases for path in case.images.values())
     assert not read(root, layout, Asked(mask=None)).labelled
-    assert [look.layout for look in looks(root) if look.fits] == [layout], "two layouts claim the same folder"
+    fits = [look.layout for look in looks(root) if look.fits]
+    assert [name for name in fits if name != "named"] == [layout], "two layouts claim the same folder"
     assert sorted(root.rglob("*")) == before
 
 
@@ -111,6 +112,41 @@ def test_classes_of_children_are_not_those_of_adults(make_volume: Volume, tmp_pa
     assert read(tmp_path, asked=Asked(labels=named)).labels == named
     make_volume(tmp_path / case / f"{case}-seg.nii.gz", [1, 2, 3])  # as of 2023
     assert read(tmp_path).labels["enhancing tumour"] == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "enhancing"),
+    [([1, 2, 3], {"enhancing tumour": 3}), ([1, 2, 4], {"enhancing tumour": 3, "resection cavity": 4})],
+)
+def test_four_is_the_cavity_in_newer_names(
+    make_volume: Volume, tmp_path: Path, values: list[int], enhancing: dict[str, int]
+) -> None:
+    case = "BraTS-GLI-02062-100"
+    make_volume(tmp_path / case / f"{case}-t2f.nii.gz")
+    make_volume(tmp_path / case / f"{case}-seg.nii.gz", values)
+    assert read(tmp_path).labels == {"necrotic core": 1, "oedema": 2} | enhancing
+    old = "BraTS20_Training_001"
+    make_volume(tmp_path / old / f"{old}_flair.nii.gz")
+    make_volume(tmp_path / old / f"{old}_seg.nii.gz", [1, 2, 4])
+    with pytest.raises(
+        CohortError, match=r"labels mean .*enhancing tumour=3.* in some and .*enhancing tumour=4 in others"
+    ):
+        read(tmp_path)
+
+
+def test_volumes_for_radiotherapy_are_one_class(make_volume: Volume, tmp_path: Path) -> None:
+    for case in ("BraTS-MEN-RT-0000-1", "BraTS-MEN-RT-0000-2", "BraTS-MEN-RT-0003-1"):
+        make_volume(tmp_path / case / f"{case}_t1c.nii.gz")
+    assert read(tmp_path).labels == {"gross tumour volume": 1}, "though nobody drew one yet"
+    make_volume(tmp_path / case / f"{case}_gtv.nii.gz", [1])
+    for mask in ("lesion", "gtv"):
+        cohort = read(tmp_path, asked=Asked(mask=mask))
+        assert (len(cohort.labelled), cohort.labels) == (1, {"gross tumour volume": 1})
+    assert cohort.people == ("BraTS-MEN-RT-0000", "BraTS-MEN-RT-0003"), "the last number is a visit"
+    make_volume(tmp_path / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-t1c.nii.gz")
+    make_volume(tmp_path / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-seg.nii.gz", [1, 2, 3])
+    with pytest.raises(CohortError, match="give folders of one kind"):
+        read(tmp_path)
 
 
 def _nnunet(root: Path, make: Make, **about: object) -> Path:

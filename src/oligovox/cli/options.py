@@ -17,7 +17,7 @@ Set = Annotated[list[str], typer.Option("--set", help="Change a setting, e.g. tr
 Layout = Annotated[
     str,
     typer.Option(
-        help="bids, nnunet, brats, isbi2015, msseg2016, ljubljana, chaos, dicom, series, datalist, table; default: as it looks."
+        help="bids, nnunet, brats, isbi2015, msseg2016, ljubljana, chaos, dicom, series, datalist, table, named; default: as it looks."
     ),
 ]
 Sequence = Annotated[

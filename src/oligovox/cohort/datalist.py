@@ -87,11 +87,7 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         CohortError: the file cannot be understood, a sequence is not known, or a file is not there.
         ImageError: a 4-D image cannot be read.
     """
-    file = (
-        root
-        if root.is_file()
-        else next((path for path in entries(root) if path.suffix == ".json" and _lists(path)), root)
-    )
+    file = root if root.is_file() else _only_list(root)
     content = table_of(read_json(file), file, "the content")
     named = _names(content.get("modality", content.get("channel_names")), file)
     items = list(_items(content, file))
@@ -118,6 +114,19 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         regions={} if asked.labels else _regions(content.get("regions"), file),
         name=file.parent.resolve().name if file.name == "dataset.json" else file.stem,
     )
+
+
+def _only_list(root: Path) -> Path:
+    """The list in a folder that holds one and no other."""
+    lists = [path for path in entries(root) if path.suffix == ".json" and _lists(path)]
+    if len(lists) != 1:
+        found = "no list of cases in it"
+        if lists:
+            found = f"several lists of cases in it ({', '.join(path.name for path in lists)})"
+        raise CohortError(
+            f"{root}: {found}, expected one JSON file with training, validation or test; give the path of a list"
+        )
+    return lists[0]
 
 
 def write(cohort: Cohort, file: Path) -> None:

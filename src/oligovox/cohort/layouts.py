@@ -10,6 +10,7 @@
 | datalist | a JSON list of MSD or MONAI |
 | table | a CSV or TSV table |
 | dicom | DICOM files, to be converted first |
+| named | files that are called by their sequence: a guess, so asked last |
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from oligovox.cohort import (
     isbi2015,
     ljubljana,
     msseg2016,
+    named_files,
     nnunet,
     series,
     table,
@@ -54,7 +56,7 @@ class Reader(Protocol):
 def readers() -> Mapping[str, Reader]:
     """Layout → its module, in the order in which they are asked."""
     modules: tuple[Reader, ...] = (
-        *(bids, nnunet, brats, isbi2015, msseg2016, ljubljana, chaos, series, datalist, table, dicom),
+        *(bids, nnunet, brats, isbi2015, msseg2016, ljubljana, chaos, series, datalist, table, dicom, named_files),
     )
     return {module.LAYOUT: module for module in modules}
 
@@ -81,7 +83,7 @@ def detect(root: Path) -> Look:
         if (look := module.look(root)).fits:
             return look
         seen += [look] if look.found else []
-    below = [path for path in entries(root)[:_TRIED] if path.is_dir() and any(look.fits for look in looks(path))]
+    below = [path for path in entries(root)[:_TRIED] if path.is_dir() and _is_known(path)]
     nearly = "; ".join(
         f"nearly {look.layout} ({', '.join(look.found)}), without {' and '.join(look.missing)}" for look in seen
     )
@@ -93,6 +95,11 @@ def detect(root: Path) -> Look:
     raise CohortError(
         f"{root}: no layout that is known: {nearly or 'nothing in it looks like one'}; known are {', '.join(readers())}; {todo}"
     )
+
+
+def _is_known(folder: Path) -> bool:
+    """Whether a folder has a layout without a guess: one below the folder of a person would take visits for people."""
+    return any(look.fits and look.layout != named_files.LAYOUT for look in looks(folder))
 
 
 def read(root: Path, layout: str = "", asked: Asked = AS_IT_IS) -> Cohort:

@@ -26,18 +26,24 @@ _PERSON = re.compile(r"patient_?\d+", re.IGNORECASE)
 _STUDY = re.compile(r"study(?P<visit>\d)_(?P<what>.+)", re.IGNORECASE)
 _LABELS = {"consensus": "consensus_gt"}
 _BRAIN = ("brainmask", "brain_mask")
+_TELLING = ("consensus_gt", "t1wks")
+"""What no other folder calls its files; study1_… is the other sign."""
 
 
 def look(root: Path) -> Look:
-    """Folders patient01, patient02, … with a FLAIR in them."""
+    """Folders patient01, patient02, … with a FLAIR in them, and a name that is these databases' own."""
     people = list(_people(root))
     if not people:
         return Look(LAYOUT)
     found = (f"{several(len(people), 'folder')} such as {people[0].name}",)
-    for person in people:
-        if any(what.lower() == "flair" for _, what, _ in _files(person)):
-            return Look(LAYOUT, (*found, "a FLAIR in them"))
-    return Look(LAYOUT, found, ("images in them, such as patient01_FLAIR.nii.gz",))
+    files = [(visit, what.lower(), path) for person in people for visit, what, path in _files(person)]
+    if not any(what == "flair" for _, what, _ in files):
+        return Look(LAYOUT, found, ("images in them, such as patient01_FLAIR.nii.gz",))
+    if not (own := next((path for visit, what, path in files if visit or what in _TELLING), None)):
+        return Look(
+            LAYOUT, (*found, "a FLAIR in them"), ("a name of its own, such as consensus_gt, T1WKS or study1_FLAIR",)
+        )
+    return Look(LAYOUT, (*found, f"a FLAIR in them, and {own.name}"))
 
 
 def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:

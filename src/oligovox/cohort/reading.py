@@ -23,7 +23,9 @@ OWN = "lesion"
 
 _NIFTI = (".nii.gz", ".nii")
 _OURS = re.compile(r"(?:(?P<dataset>.+?)_)?sub-(?P<subject>.+?)(?:_ses-(?P<session>.+))?", re.DOTALL)
-_VISIT = re.compile(r"(?P<subject>.*\d{4,})-(?P<session>\d{3})")  # BraTS-GLI-00005-100 and its kin
+_VISIT = re.compile(
+    r"(?P<subject>.*\d{4,}(?=-\d{3}$)|BraTS-MEN-RT-\d{4,})-(?P<session>\d+)"
+)  # BraTS-GLI-00005-100 and its kin
 
 
 @dataclass(frozen=True, kw_only=True)

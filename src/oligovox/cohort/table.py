@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,11 @@ _NONE = ("", "n/a", "na", "nan", "none", "null")
 
 
 def look(root: Path) -> Look:
-    """A table with a column of subjects and at least one of a sequence: the one that is given, or the only one in the folder."""
+    """A table with a column of subjects and at least one of a sequence: the one that is given, or the only one in the folder.
+
+    Raises:
+        CohortError: the file that is given cannot be read as a table.
+    """
     if root.is_file() and root.suffix.lower() not in _SUFFIXES:
         return Look(LAYOUT)
     files = [root] if root.is_file() else [p for p in entries(root) if p.suffix.lower() in _SUFFIXES and p.is_file()]
@@ -60,6 +64,12 @@ def look(root: Path) -> Look:
         file, subject, images = fits[0]
         return Look(LAYOUT, (f"{file.name} has the columns {subject} and {', '.join(images)}",))
     for file, subject, images in seen if root.is_file() or len(files) == 1 else ():
+        try:
+            _rows(file, limit=1)
+        except CohortError as error:
+            if root.is_file():
+                raise
+            return Look(LAYOUT, (f"a table {file.name}",), (f"a table that can be read ({error})",))
         lacking = [] if subject else ["a column subject"]
         return Look(
             LAYOUT,
@@ -77,9 +87,9 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         asked: mask: 'lesion' for the column label (also mask, seg, segmentation), or the name of another column.
 
     Raises:
-        CohortError: the table cannot be understood, names the same exam twice, or a file is not there.
+        CohortError: the table cannot be understood, names the same exam twice or two files of one sequence, or a file is not there.
     """
-    file = root if root.is_file() else next((p for p in entries(root) if all(_columns(p))), root)
+    file = root if root.is_file() else _only_table(root)
     if is_own(file):
         own = Cohort.load(file)
         return replace(own, labels=asked.labels, regions={}) if asked.labels else own
@@ -107,7 +117,7 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
             name: existing(file.parent, row[name], where) for name in (*images, label, brain) if name and row.get(name)
         }
         mask = files.get(label) if label and asked.mask else None
-        found = {images[name]: files[name] for name in images if name in files}
+        found = _by_sequence({name: files[name] for name in images if name in files}, images, where)
         if not row[subject] or not found:
             raise CohortError(
                 f"{where}: names no {'subject' if not row[subject] else 'image'}; fill it in, or take the line out"
@@ -132,6 +142,28 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
             elsewhere[0],
         )
     return Cohort(cases=tuple(cases), labels=asked.labels or {"lesion": 1}, name=file.stem)
+
+
+def _only_table(root: Path) -> Path:
+    """The table in a folder that holds one and no other."""
+    tables = [path for path in entries(root) if all(_columns(path))]
+    if len(tables) != 1:
+        found = "no table in it"
+        if tables:
+            found = f"several tables in it ({', '.join(path.name for path in tables)})"
+        raise CohortError(
+            f"{root}: {found}, expected one with a column subject and one called as a sequence; give the path of a table"
+        )
+    return tables[0]
+
+
+def _by_sequence(files: Mapping[str, Path], images: Mapping[str, str], where: str) -> dict[str, Path]:
+    """Sequence → file of one line, from column → file and column → sequence."""
+    column: dict[str, str] = {}
+    for name in files:
+        if (first := column.setdefault(images[name], name)) != name:
+            raise CohortError(f"{where}: {first} and {name} are both {images[name]}; keep one of each sequence")
+    return {sequence: files[name] for sequence, name in column.items()}
 
 
 def is_own(file: Path) -> bool:
@@ -181,7 +213,9 @@ def _rows(file: Path, limit: int | None = None) -> tuple[list[str], _Rows]:
                 if limit is not None and len(lines) > limit:
                     break
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CohortError(f"{file}: cannot be read as a table ({error}); expected CSV or TSV in UTF-8") from error
+        raise CohortError(
+            f"{file}: cannot be read as a table ({error}); expected CSV or TSV in UTF-8 (Excel: save as 'CSV UTF-8')"
+        ) from error
     if not lines:
         raise CohortError(f"{file}: the table is empty; expected a header line")
     (_, header), *body = lines
