@@ -99,7 +99,7 @@ def test_a_terminal_shows_the_main_metrics_and_the_groups(cohort: tuple[Path, Pa
     lines = headlines(experiment.evaluate(*cohort, tmp_path / "out", by=["site"], workers=1))
     assert lines["lesion dice"].startswith("0.500 [")
     assert lines["lesion dice"].endswith("], 3 people")
-    assert lines["site B: lesion dice"] == "0.667, 1 people"
+    assert lines["site B: lesion dice"] == "0.667, 1 person"
 
 
 def test_workers_change_nothing(cohort: tuple[Path, Path], tmp_path: Path) -> None:
