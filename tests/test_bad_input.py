@@ -271,7 +271,7 @@ def test_a_voxel_size_that_is_none(bids: Path, tmp_path: Path, fails: Fails, spa
         (["--kind", "full", "--set", "every=8"], "annotate full: unknown key 'every'"),
         (["--people", "07"], "no subject '07'"),
         (["--kind", "none", "--picture"], "leaves no label to draw"),
-        (["--kind", "rater"], "sub-01: has no mask of rater1, rater2, rater3"),
+        (["--kind", "rater"], "no mask is called 'rater1', but masks are there called lesion"),
         (["--mask", "wmh"], "nobody has a label; annotate a cohort with full masks"),
     ],
 )
