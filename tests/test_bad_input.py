@@ -272,7 +272,7 @@ def test_a_voxel_size_that_is_none(bids: Path, tmp_path: Path, fails: Fails, spa
         (["--people", "07"], "no subject '07'"),
         (["--kind", "none", "--picture"], "leaves no label to draw"),
         (["--kind", "rater"], "no mask is called 'rater1', but masks are there called lesion"),
-        (["--mask", "wmh"], "nobody has a label; annotate a cohort with full masks"),
+        (["--mask", "wmh"], "no mask is called 'wmh', but masks are there called lesion"),
     ],
 )
 def test_a_label_of_a_part_that_cannot_be_made(
@@ -763,7 +763,7 @@ def test_evaluate_a_damaged_prediction_or_without_truth(
 ) -> None:
     out = tmp_path / "out"
     line = fails("evaluate", predictions, made / "bids", "--mask", "tumour", "--out", out, unwritten=out)
-    assert "nothing to score" in line
+    assert "no mask is called 'tumour', but masks are there called lesion" in line
     prediction(predictions).write_bytes(prediction(predictions).read_bytes()[:-50])
     line = fails("evaluate", predictions, made / "bids", "--out", out, unwritten=out)
     assert str(prediction(predictions)) in line
