@@ -42,6 +42,7 @@ from oligovox.cohort.reading import (
     stem,
     table_of,
     table_or_none,
+    the_only,
     who,
     whole_number,
 )  # fmt: skip
@@ -119,14 +120,7 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
 def _only_list(root: Path) -> Path:
     """The list in a folder that holds one and no other."""
     lists = [path for path in entries(root) if path.suffix == ".json" and _lists(path)]
-    if len(lists) != 1:
-        found = "no list of cases in it"
-        if lists:
-            found = f"several lists of cases in it ({', '.join(path.name for path in lists)})"
-        raise CohortError(
-            f"{root}: {found}, expected one JSON file with training, validation or test; give the path of a list"
-        )
-    return lists[0]
+    return the_only(lists, root, "list", "one JSON file with training, validation or test", of=" of cases")
 
 
 def write(cohort: Cohort, file: Path) -> None:

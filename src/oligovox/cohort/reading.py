@@ -283,3 +283,17 @@ def outside(root: Path, paths: Iterable[Path]) -> list[Path]:
 def _shown(content: Any) -> str:
     text = repr(content).replace("\n", " ")
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def the_only(files: Sequence[Path], root: Path, kind: str, expected: str, *, of: str = "") -> Path:
+    """The one file of a kind (list, table) in a folder.
+
+    Raises:
+        CohortError: there is none, or there are several.
+    """
+    if len(files) != 1:
+        found = (
+            f"several {kind}s{of} in it ({', '.join(path.name for path in files)})" if files else f"no {kind}{of} in it"
+        )
+        raise CohortError(f"{root}: {found}, expected {expected}; give the path of a {kind}")
+    return files[0]

@@ -17,7 +17,18 @@ from pathlib import Path
 
 from oligovox.cohort.annotate import says_sparse
 from oligovox.cohort.manifest import Case, Cohort
-from oligovox.cohort.reading import AS_IT_IS, OWN, Asked, Look, entries, existing, is_sequence, outside, plain_names
+from oligovox.cohort.reading import (
+    AS_IT_IS,
+    OWN,
+    Asked,
+    Look,
+    entries,
+    existing,
+    is_sequence,
+    outside,
+    plain_names,
+    the_only,
+)
 from oligovox.errors import CohortError
 from oligovox.files import read_json
 
@@ -147,14 +158,7 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
 def _only_table(root: Path) -> Path:
     """The table in a folder that holds one and no other."""
     tables = [path for path in entries(root) if all(_columns(path))]
-    if len(tables) != 1:
-        found = "no table in it"
-        if tables:
-            found = f"several tables in it ({', '.join(path.name for path in tables)})"
-        raise CohortError(
-            f"{root}: {found}, expected one with a column subject and one called as a sequence; give the path of a table"
-        )
-    return tables[0]
+    return the_only(tables, root, "table", "one with a column subject and one called as a sequence")
 
 
 def _by_sequence(files: Mapping[str, Path], images: Mapping[str, str], where: str) -> dict[str, Path]:
