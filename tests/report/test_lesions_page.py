@@ -54,6 +54,9 @@ def test_the_page_says_how_many_rims_are_in_no_score() -> None:
               "scores": {"lesion": {"pr_auc": estimate, "roc_auc": estimate}}}  # fmt: skip
     assert "2 Rim+ lesions of the grades in no score" in _sentence(scores)
     assert "no score" not in _sentence(scores | {"missed_rims": None})
+    counted = _sentence(scores | {"missed_rims_scored": 1})
+    assert "1 Rim+ lesion of the grades counted in the scores of people as not called" in counted
+    assert "1 Rim+ lesion of the grades in no score" in counted
 
 
 def test_the_picture_shows_right_on_the_left_and_is_the_same_each_time() -> None:

@@ -219,19 +219,13 @@ def _write(
     content["transductive"] = bool((about.get("settings", {}).get("pretrain") or {}).get("transductive"))
     write_tsv(out / "scores.tsv", rows, ("what", "region", "metric", "value", "low", "high", "resamples"))
     write_json(out / "scores.json", content)
-    page = draw_page(_for_page(content), scored.rows, table.parent, out, store)
+    page = draw_page(content, scored.rows, table.parent, out, store)
     found: dict[str, Any] = {"scores": str(out / "scores.json"), "page": str(page)}
     found |= {"lesion": {m: content["scores"]["lesion"][m] for m in MAIN}}
     if other is None:
         return found
     tests = content["difference"]["tests"]
     return found | {"difference": {m: content["difference"]["lesion"][m] | tests.get(m, {}) for m in MAIN}}
-
-
-def _for_page(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The page says of `missed_rims` that they are in no score, so it gets those that are in none."""
-    missed, scored = content["missed_rims"], content["missed_rims_scored"]
-    return {**content, "missed_rims": None if missed is None or scored is None else missed - scored}
 
 
 def missed_of(store: LesionStore, rows: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:

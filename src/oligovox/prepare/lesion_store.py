@@ -12,7 +12,6 @@ An exam without lesions has no arrays. Why patches and not whole volumes: every 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from oligovox.cohort.reading import who
 from oligovox.errors import CohortError, nearest
 from oligovox.files import read_json, write_json, write_tsv
 from oligovox.prepare.lesion_grades import GradeRule
@@ -40,8 +40,6 @@ COLUMNS = (
     *("volume_mm3", "around_mm", "grade", "uncertain"),
 )
 """Of lesions.tsv; x, y, z in mm (world, RAS), grade 1 Rim+, 0 Rim−, -1 unknown."""
-
-_EXAM = re.compile(r"(?:(.+?)_)?sub-(.+?)(?:_ses-.+)?")
 
 
 class LesionPlan(Settings):
@@ -232,8 +230,8 @@ class LesionStore:
 
 def person_of(exam: str) -> str:
     """What folds are drawn on, from the name of an exam (`Case.name`): of one without lesions nothing else says it."""
-    parts = _EXAM.fullmatch(exam)
-    return "_".join(part for part in parts.groups() if part) if parts else exam
+    dataset, subject, _ = who(exam)
+    return f"{dataset}_{subject}" if dataset else subject
 
 
 def read_exam(folder: Path) -> tuple[StoredLesion, ...]:

@@ -102,7 +102,10 @@ def _sentence(scores: Mapping[str, Any]) -> str:
         if scores["ungraded"]
         else ""
     )
-    if missed := scores["missed_rims"]:
+    counted = scores.get("missed_rims_scored") or 0
+    if counted:
+        more += f"<p>{escape(count(counted, 'Rim+ lesion'))} of the grades counted in the scores of people as not called: the masks miss them, or they are too small.</p>"
+    if missed := (scores["missed_rims"] or 0) - counted:
         more += f"<p>{escape(count(missed, 'Rim+ lesion'))} of the grades in no score: the masks miss them, or they are too small.</p>"
     return f'<div class="verdict"><strong>{escape(words)}</strong>{more}</div>'
 
