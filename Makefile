@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 
 # A thread a process: more get into each other's way, and everything takes several times as long.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests benchmarks

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -74,11 +75,27 @@ def phantom(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def oligovox() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command line as a user starts it: `oligovox("prepare", data, store)` in a process of its own."""
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for PATH whose `oligovox` does not have to import anything (see warm.py)."""
+    folder = tmp_path_factory.mktemp("warm")
+    address, program = folder / "socket", Path(__file__).with_name("warm.py")
+    command = folder / "oligovox"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -E -S {program} {address} "$@"\n')
+    command.chmod(0o755)
+    with subprocess.Popen([sys.executable, program, address]) as server:
+        while not address.exists():
+            assert server.poll() is None, "warm.py ended; start it by hand to see why"
+            time.sleep(0.05)
+        yield folder
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def oligovox(warm: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line: `oligovox("prepare", data, store)` in a process of its own."""
 
     def call(*arguments: object, check: int | None = 0, **more: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "oligovox", *map(str, arguments)]
+        command = [str(warm / "oligovox"), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280, **more)  # type: ignore[call-overload]
         assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

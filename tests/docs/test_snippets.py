@@ -55,7 +55,7 @@ def runnable(page: Path) -> bool:
 
 
 @pytest.mark.parametrize("page", [marked(p) for p in PAGES if runnable(p)])
-def test_snippets_run(page: Path, phantom: Path) -> None:
+def test_snippets_run(page: Path, phantom: Path, warm: Path) -> None:
     home = phantom.rename(phantom.with_name("exams")).parent
     for snippet in snippets(page):
         if snippet.mark == "not run" or snippet.kind == "text":
@@ -64,10 +64,10 @@ def test_snippets_run(page: Path, phantom: Path) -> None:
             write_recipe(snippet.body, home)
         elif all(line.startswith("make ") for line in snippet.body.splitlines()):
             for line in snippet.body.splitlines():
-                run(["make", "-n", shlex.split(line, comments=True)[1]], ROOT, 0)
+                run(["make", "-n", shlex.split(line, comments=True)[1]], ROOT, 0, warm)
         else:
             expected = int(snippet.note) if snippet.mark == "fails" else 0
-            run([*RUN_IN[snippet.kind], snippet.body], home, expected)
+            run([*RUN_IN[snippet.kind], snippet.body], home, expected, warm)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -96,8 +96,8 @@ def parse(line: str) -> None:
     group.commands[verb].make_context(verb, arguments)
 
 
-def run(command: list[str], home: Path, expected: int) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run(command: list[str], home: Path, expected: int, warm: Path) -> None:
+    path = os.pathsep.join([str(warm), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == expected, f"{command[-1]}\nexit {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -30,7 +30,7 @@ from oligovox.experiment import planning_choice as choose
 from oligovox.experiment.planning_facts import Exam, Facts, Grid, facts_of_cohort, grid_of
 from oligovox.experiment.planning_forecast import WORKER, Measured, forecast, refuse
 from oligovox.experiment.planning_machine import GIB, Machine, cores, free_memory, in_words
-from oligovox.experiment.planning_probe import OutOfMemory, probe, windows
+from oligovox.experiment.planning_probe import OutOfMemory, probe
 from oligovox.experiment.recipe import Recipe, read_recipe
 from oligovox.prepare.store import Plan, Store
 from oligovox.settings import parse
@@ -166,7 +166,7 @@ STEP = {"seconds": 2.0, "cpu": 3.0, "begin_seconds": 5.0, "begin_cpu": 6.0, "che
 TRAINING = {
     "pretrain": STEP, "finetune": STEP, "memory": 3 * GIB, "gpu_memory": 0, "start_memory": GIB // 2,
     "start": {"seconds": 1.0, "cpu": 2.0}, "score": {"seconds": 2.0, "cpu": 3.0},
-    "predict": {"seconds": 10.0, "cpu": 20.0, "validation_seconds": 5.0, "validation_cpu": 8.0, "begin_seconds": 0.5, "begin_cpu": 1.0, "disk": 7},
+    "predict": {"seconds": 10.0, "cpu": 20.0, "validation_seconds": 5.0, "validation_cpu": 8.0, "disk": 7},
 }  # fmt: skip
 POOL = {"seconds": 1.0, "cpu": 0.5}
 PREPARING = {"seconds": 4.0, "cpu": 6.0, "memory": 2 * GIB, "disk": 100, "cases": 2, "pool": POOL}
@@ -176,20 +176,20 @@ def test_a_forecast_adds_up() -> None:
     measured = Measured(preparing=PREPARING, training=TRAINING, typical=1.5, workers=2)
     found = forecast(measured, parse(Recipe, RECIPE, "test"), cohort(10, 6))
     assert found.seconds == {
-        "start": 1.5,
+        "start": 1.0,
         "prepare": 10 * 6 / 2 + 2,
         "pretrain": 5 + 200,
         "finetune": 2 * (5 + 400 + 4 * 7.5),
         "predict": 2 * 3 * 15,
         "score": 2 * (3 * 3 / 2 + 1),
     }, "two workers begin twice to prepare, to check and to write, and once an arm to score"
-    assert found.cpu["start"] == 3
+    assert found.cpu["start"] == 2
     assert found.cpu["prepare"] == 10 * 9 + 2 * 2 * 0.5
     assert found.cpu["finetune"] == 2 * (6 + 600 + 4 * 12)
     assert found.cpu["score"] == 2 * (3 * 4.5 + 2 * 0.5)
     assert found.memory == 2 * (2 * GIB + WORKER) + GIB // 2, "two workers beside a process that has not trained yet"
     assert found.disk == {"store": 10 * 75, "checkpoints": 3 * 3 * 10, "predictions": 63}
-    assert found.as_json()["hours"]["total"] == pytest.approx((1.5 + 32 + 205 + 870 + 90 + 11) / 3600, abs=1e-4)
+    assert found.as_json()["hours"]["total"] == pytest.approx((1.0 + 32 + 205 + 870 + 90 + 11) / 3600, abs=1e-4)
     assert not any("busy" in line for line in found.lines())
     slowly = replace(found, cpu={"start": 60.0})
     assert "alone it takes 1.0 min or less" in slowly.lines()[1], "1209 s by the clock"
@@ -317,11 +317,6 @@ def test_masks_on_no_grid_are_refused() -> None:
 )
 def test_sizes_are_said_in_a_fitting_unit(size: float, words: str) -> None:
     assert in_words(size) == words
-
-
-def test_windows_are_those_of_a_sliding_window() -> None:
-    assert windows([96, 48, 40], (48, 48, 48), 0.5) == 3
-    assert windows([100, 100, 100], (48, 48, 48), 0.25) == 27
 
 
 def test_a_probe_out_of_memory_is_tried_smaller_and_then_refused(

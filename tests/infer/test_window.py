@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from oligovox.errors import RunError
-from oligovox.infer.window import predict_case
+from oligovox.infer.window import blend, corners, predict_case
 
 INSIDE = (slice(2, -2),) * 3
 
@@ -127,6 +127,33 @@ def test_no_random_number_is_drawn(case, plan):
     before = torch.get_rng_state()
     predict_case(two_classes, case, plan, patch=(8, 8, 8))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "overlap"),
+    [
+        ((20, 17, 13), (8, 8, 8), 0.5),
+        ((5, 20, 11), (8, 12, 8), 0.5),
+        ((5, 4, 7), (8, 8, 8), 0.5),
+        ((25, 9, 16), (8, 9, 8), 0.0),
+    ],
+)
+def test_it_is_the_sliding_window_of_monai(shape, patch, overlap):
+    from monai.inferers.utils import sliding_window_inference
+
+    rng = torch.Generator().manual_seed(0)
+    image, filters = torch.randn(2, *shape, generator=rng), torch.randn(3, 2, 3, 3, 3, generator=rng)
+
+    def answer(windows):
+        return nn.functional.conv3d(windows, filters, padding=1).softmax(1)
+
+    theirs = sliding_window_inference(image[None], patch, 2, answer, overlap, "gaussian")[0]
+    assert torch.allclose(blend(image, patch, answer, overlap=overlap, batch=2), theirs, atol=1e-6)
+
+
+def test_windows_end_with_the_volume():
+    assert corners([20, 8, 5], (8, 8, 8), 0.5) == [(0, 0, 0), (4, 0, 0), (8, 0, 0), (12, 0, 0)]
+    assert len(corners([100, 100, 100], (48, 48, 48), 0.25)) == 27
 
 
 def test_a_broken_network_is_named_not_painted(case, plan):

@@ -145,7 +145,7 @@ def _spent(measured: Measured, recipe: Recipe, facts: Facts, clock: str) -> dict
     first, last = recipe.pretrain, recipe.finetune.training
     validation = arms * ceil(last.steps / last.validate_every) * watched
     return {
-        "start": training["start"][clock] + training["predict"][f"begin_{clock}"],
+        "start": training["start"][clock],
         # every file is read twice: checked, then prepared
         "prepare": _shared(preparing, len(facts.exams), typical, 2, measured, clock) if preparing else 0.0,
         "pretrain": _steps_of(training["pretrain"], first.training.steps, clock) if first else 0.0,

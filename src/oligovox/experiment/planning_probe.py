@@ -32,7 +32,7 @@ from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrai
 from oligovox.experiment.shrinking import is_out_of_memory
 from oligovox.experiment.training import build_encoder, build_method, of_finetuning
 from oligovox.infer.native import write_prediction
-from oligovox.infer.window import predict_case
+from oligovox.infer.window import corners, predict_case
 from oligovox.metrics.judge import DEFAULT, protocol_settings, score_files
 from oligovox.metrics.overlap import bounding_box
 from oligovox.prepare.pipeline import check, prepare
@@ -266,16 +266,12 @@ def _predicted(
     """Predict the median case: all of it where that takes no longer than `seconds`, else a few windows that stand for all.
 
     Returns:
-        seconds and cpu of a case, those of the windows that validation takes, those before the first one (imports), and bytes that are written.
+        seconds and cpu of a case, those of the windows that validation takes, and bytes that are written.
     """
-    begun = _now()
-    import monai.inferers.utils  # noqa: F401  its import takes seconds, which only the first prediction needs
-
-    beginning = _since(begun)
     case = sorted(store.cases, key=lambda case: prod(case.shape))[len(store) // 2]
     runtime, box = Runtime(stage.training), bounding_box(case.foreground())
     sides = [side.stop - side.start for side in box]
-    batches = {overlap: ceil(windows(sides, stage.patch, overlap) / 2) for overlap in (options.overlap, 0.25)}
+    batches = {overlap: ceil(len(corners(sides, stage.patch, overlap)) / 2) for overlap in (options.overlap, 0.25)}
     flips = 8 if options.mirror else 1
     each = _window_seconds(network, store.plan, stage, runtime)
     cost = [flips * batches[options.overlap] * value for value in each]
@@ -292,7 +288,6 @@ def _predicted(
     return {
         "seconds": cost[0] + writing[0], "cpu": cost[1] + writing[1],
         "validation_seconds": share * cost[0], "validation_cpu": share * cost[1],
-        "begin_seconds": beginning[0], "begin_cpu": beginning[1],
         "disk": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     }  # fmt: skip
 
@@ -307,14 +302,6 @@ def _scored(store: Store) -> dict[str, float]:
     score_files((label, label), protocol=DEFAULT, settings=protocol_settings(DEFAULT, {}, store.labels))
     wall, cpu = _since(begun)
     return {"seconds": wall, "cpu": cpu}
-
-
-def windows(sides: list[int], patch: tuple[int, int, int], overlap: float) -> int:
-    """Windows that a sliding window visits in a box of these sides."""
-    return prod(
-        1 if side <= window else ceil((side - window) / max(1, int(window * (1 - overlap)))) + 1
-        for side, window in zip(sides, patch, strict=True)
-    )
 
 
 def _window_seconds(network: nn.Module, plan: Plan, stage: Stage, runtime: Runtime) -> list[float]:

@@ -10,10 +10,10 @@ Deviates: nnU-Net blends logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from itertools import combinations
+from itertools import combinations, product
 from typing import Literal
 
 import numpy as np
@@ -62,8 +62,6 @@ def predict_case(
     Raises:
         RunError: the network gave NaN or infinite values.
     """
-    from monai.inferers.utils import sliding_window_inference  # takes seconds, so only when used
-
     device = torch.device(device) if device is not None else _device_of(network)
     box = bounding_box(case.foreground())
     present = torch.tensor(case.present, device=device)
@@ -79,16 +77,7 @@ def predict_case(
         return reduce(torch.add, (answer(windows, axes) for axes in flips)) / len(flips)
 
     with torch.inference_mode(), _evaluating(network):
-        blended = sliding_window_inference(
-            _image(case, plan, box)[None],
-            patch,
-            batch,
-            probabilities,
-            overlap,
-            "gaussian",
-            sw_device=device,
-            device="cpu",
-        )[0]
+        blended = blend(_image(case, plan, box), patch, probabilities, overlap=overlap, batch=batch, device=device)
     if not torch.isfinite(blended).all():
         raise RunError(
             f"{case.name}: the network gave NaN or infinite values; look at this case, or predict with precision 32-true"
@@ -97,6 +86,56 @@ def predict_case(
     result[0] = activation == "softmax"
     result[(slice(None), *box)] = blended.numpy()
     return result
+
+
+def blend(
+    image: Tensor,
+    patch: tuple[int, int, int],
+    answer: Callable[[Tensor], Tensor],
+    *,
+    overlap: float,
+    batch: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """(m, x, y, z) → (C, x, y, z) on the CPU: the mean of what windows (b, m, *patch) are answered, by a Gaussian around each centre.
+
+    Windows begin every (1 - overlap) of a side and the last ends at the border; an image smaller than a window is padded with 0 on both sides.
+    """
+    shape = image.shape[1:]
+    pad = [(max(window - side, 0) // 2, max(window - side, 0)) for side, window in zip(shape, patch, strict=True)]
+    image = nn.functional.pad(image, [n for half, all_ in reversed(pad) for n in (half, all_ - half)])
+    weight = _gaussian(patch)
+    total, weights = torch.zeros(()), torch.zeros(image.shape[1:])
+    windows = [
+        tuple(slice(at, at + side) for at, side in zip(corner, patch, strict=True))
+        for corner in corners(image.shape[1:], patch, overlap)
+    ]
+    for first in range(0, len(windows), batch):
+        places = windows[first : first + batch]
+        said = answer(torch.stack([image[(slice(None), *place)] for place in places]).to(device)).cpu()
+        if total.ndim == 0:
+            total = torch.zeros(said.shape[1], *image.shape[1:])
+        for place, found in zip(places, said, strict=True):
+            total[(slice(None), *place)] += weight * found
+            weights[place] += weight
+    inside = [slice(half, half + side) for (half, _), side in zip(pad, shape, strict=True)]
+    return (total / weights)[(slice(None), *inside)]
+
+
+def corners(shape: Sequence[int], patch: tuple[int, int, int], overlap: float) -> list[tuple[int, ...]]:
+    """Where windows begin that share `overlap` of a side with their neighbours; the last ends with the volume."""
+    steps = [max(int(window * (1 - overlap)), 1) for window in patch]
+    spare = [max(side - window, 0) for side, window in zip(shape, patch, strict=True)]
+    return list(
+        product(*([min(at, end) for at in range(0, end + step, step)] for end, step in zip(spare, steps, strict=True)))
+    )
+
+
+def _gaussian(patch: tuple[int, int, int]) -> Tensor:
+    """1 in the middle, never less than 1/1000."""
+    sides = [torch.arange(side) - (side - 1) / 2 for side in patch]
+    falls = [torch.exp(-(at**2) / (2 * (side / 8) ** 2)) for at, side in zip(sides, patch, strict=True)]
+    return torch.einsum("x,y,z->xyz", *falls).clamp_min(1e-3)
 
 
 def _image(case: StoredCase, plan: Plan, box: Box) -> Tensor:
