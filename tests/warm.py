@@ -32,9 +32,11 @@ def serve(path: str) -> None:
 
     from oligovox import experiment
     from oligovox.catalogue import entries, load
+    from oligovox.simulate.anatomy.template import template
 
     for name in experiment.__all__:
         getattr(experiment, name)
+    template(4.0)  # what simulated people of the pages are drawn on
     for kind in ("METHOD", "NETWORK"):
         for name in entries(kind):
             load(kind, name)

@@ -88,7 +88,10 @@ def test_of_several_runs_the_first_plain_one_is_taken_and_said(
     assert _files(read_bids(root), "sub-01") == {"T1w": "sub-01_run-2_T1w.nii.gz"}
     (case,) = read_bids(root).cases
     assert [path.name for path in case.repeats["T1w"]] == ["sub-01_run-10_T1w.nii.gz"]
-    assert "averaged with it by `oligovox ready` only: sub-01_run-10_T1w.nii.gz\n" in caplog.text
+    assert (
+        "averaged with it by `oligovox ready`, else used by plans that name them: sub-01_run-10_T1w.nii.gz\n"
+        in caplog.text
+    )
     assert "not used: sub-01_acq-sag_run-1_T1w.nii.gz\n" in caplog.text
 
 

@@ -278,7 +278,7 @@ def test_series_that_were_acquired_twice_alike_are_runs(tmp_path: Path, caplog: 
     write_tsv(tmp_path / "series.tsv", rows, series.COLUMNS)
     (case,) = read(tmp_path).cases
     assert (case.images["FLAIR"], case.repeats) == (tmp_path / "a", {"FLAIR": (tmp_path / "b",)})
-    assert "averaged by `oligovox ready` only: b" in caplog.text
+    assert "averaged by `oligovox ready`, else used by plans that name them (as FLAIR_run-2): b" in caplog.text
 
 
 def test_four_dimensional_images_of_the_decathlon_are_split(tmp_path: Path, make_volume: Callable[..., Path]) -> None:

@@ -250,10 +250,11 @@ def test_a_batch_without_labels_or_without_foreground(name: str) -> None:
 
 
 def test_thirty_steps_lower_the_loss(name: str) -> None:
+    """By a tenth, on the same three views; often sooner."""
     method = build(name)
     batch = make_batch(method)
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=5e-3)
-    totals = []
+    totals: list[float] = []
     for number in range(30):
         losses = method.losses(method.views(batch, rng(number % 3)), Clock(number, 30))
         optimiser.zero_grad()
@@ -262,7 +263,9 @@ def test_thirty_steps_lower_the_loss(name: str) -> None:
         optimiser.step()
         method.after_step(losses, Clock(number, 30))
         totals.append(losses.total.item())
-    assert np.mean(totals[-3:]) < 0.9 * np.mean(totals[:3])
+        if number % 3 == 2 and np.mean(totals[-3:]) < 0.9 * np.mean(totals[:3]):
+            return
+    pytest.fail(f"from {np.mean(totals[:3]):.3f} to {np.mean(totals[-3:]):.3f}")
 
 
 class Killed(Exception):

@@ -176,3 +176,33 @@ def test_of_repeated_acquisitions_the_first_run_is_predicted_from(
     found = experiment.predict(model_of(tmp_path / "model", "stems"), root, tmp_path / "out", workers=1)
     assert sidecar(tmp_path / "out", "sub-01")["Sources"][-1].endswith("sub-01_run-1_FLAIR.nii.gz")
     assert found["cases"] == 1
+
+
+@pytest.mark.parametrize("fusion", ["early", "stems"])
+def test_a_plan_that_names_acquisitions_reads_those_that_are_there(
+    make_phantom: Callable[..., Path], tmp_path: Path, fusion: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two people, one with two FLAIRs: nobody lacks a sequence, and of stems the same image twice is that image."""
+    root = make_phantom(tmp_path / "bids", subjects=2, labelled=2, side=20)
+    flair = root / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz"
+    again = flair.with_name("sub-01_run-2_FLAIR.nii.gz")
+    again.write_bytes(flair.read_bytes())
+    model = model_of(tmp_path / "model", fusion, (*THREE, "FLAIR_run-2"))
+    experiment.predict(model, root, tmp_path / "out", workers=1)
+    for person, files in {"sub-01": 4, "sub-02": 3}.items():
+        said = sidecar(tmp_path / "out", person)
+        assert said["SequencesKnown"] == list(THREE)
+        assert said["SequencesMissing"] == said["ExpectedLoss"] == []
+        assert len(said["Sources"]) == files
+    assert "predicted without" not in capsys.readouterr().err
+    both = answers(model, read_bids(root, mask=None), tmp_path / "both")
+    once = answers(model_of(tmp_path / "once", fusion), read_bids(root, mask=None), tmp_path / "first")
+    if fusion == "stems":
+        np.testing.assert_allclose(both["sub-01"], once["sub-01"], atol=1e-5)
+    volume = nib.load(again)
+    nib.save(nib.Nifti1Image(volume.get_fdata()[::-1].astype(np.int16), volume.affine), again)
+    other = answers(model, read_bids(root, mask=None), tmp_path / "other")
+    assert np.abs(other["sub-01"] - both["sub-01"]).max() > 1e-3
+    np.testing.assert_array_equal(other["sub-02"], both["sub-02"])
+    found = experiment.evaluate_subsets(model, root, tmp_path / "subsets", people=("01",), workers=1)
+    assert len({row["subset"] for row in found["subsets"]}) == 7, "combinations of sequences, not of files"

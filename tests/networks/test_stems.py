@@ -115,6 +115,54 @@ def test_a_new_sequence_starts_as_the_mean_of_the_known_stems():
     torch.testing.assert_close(new(image_of(("PDw", "FLAIR")), flair), expected, rtol=1e-4, atol=1e-5)
 
 
+TWICE = ("FLAIR_run-2", "T1w", "FLAIR", "FLAIR_run-3")
+
+
+def test_acquisitions_of_a_sequence_are_averaged_behind_one_stem():
+    """A worked value, and the reference: the mean over the acquisitions of a sequence, then over sequences."""
+    stems = Stems(TWICE, 4)
+    assert stems.filters.shape[1] == 2
+    image = torch.randn(2, 4, 6, 6, 6, generator=torch.Generator().manual_seed(1))
+    present = torch.tensor([[True, True, True, False], [False, False, True, True]])
+    flair, t1w = stems.stem_of[0], stems.stem_of[1]
+
+    def heard(sample, channel, stem):
+        one = image[sample, channel][None, None]
+        said = torch.nn.functional.conv3d(one, stems.filters[:, stem : stem + 1], stems.offsets[:, stem], padding=1)
+        return torch.nn.functional.leaky_relu(said, 0.01)[0]
+
+    both = (heard(0, 0, flair) + heard(0, 2, flair)) / 2 + heard(0, 1, t1w)
+    alone = 2 * (heard(1, 2, flair) + heard(1, 3, flair)) / 2
+    torch.testing.assert_close(stems(image, present), torch.stack([both, alone]))
+
+
+def test_another_acquisition_of_the_same_image_changes_nothing_nor_does_their_order():
+    old, new = build(("T1w", "FLAIR")), build(TWICE, seed=1)
+    report = transfer(old.state_dict(), ("T1w", "FLAIR"), new)
+    assert report.count("fresh") == 0
+    flair, t1w, other = torch.randn(3, 1, 8, 8, 8, generator=torch.Generator().manual_seed(2))
+    expected = old(torch.stack([t1w, flair], dim=1), torch.ones(1, 2, dtype=torch.bool))
+    once, twice = (torch.tensor([[run, True, True, False]]) for run in (False, True))
+    same = torch.stack([flair, t1w, flair, other], dim=1)
+    torch.testing.assert_close(new(same, once), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(new(same, twice), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(new(same, torch.ones(1, 4, dtype=torch.bool)), expected, atol=1e-3)
+    one, swapped = (torch.stack([*pair, flair], dim=1) for pair in ((other, t1w, flair), (flair, t1w, other)))
+    torch.testing.assert_close(new(one, twice), new(swapped, twice), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["early", "stems"])
+def test_a_further_acquisition_starts_as_its_sequence(fusion):
+    old, new = build(fusion=fusion), build((*THREE, "FLAIR_run-2"), seed=1, fusion=fusion)
+    transfer(old.state_dict(), THREE, new)
+    if fusion == "early":
+        weight = new.encoder.stem.weight
+        assert torch.equal(weight[:, 3], weight[:, 2])
+        assert not torch.equal(weight[:, 1], weight[:, 2])
+    else:
+        assert torch.equal(new.encoder.stem.filters, old.encoder.stem.filters)
+
+
 def test_swin_reads_stems_in_its_transformer_and_beside_it():
     torch.manual_seed(0)
     small = {"feature_size": 12, "depths": (1, 1, 1, 1), "window": 4}

@@ -13,13 +13,23 @@ import pytest
 
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort
-from oligovox.errors import CohortError, GeometryError, ImageError, InputError, LabelError, OutputError, WorkerError
+from oligovox.errors import (
+    CohortError,
+    GeometryError,
+    ImageError,
+    InputError,
+    LabelError,
+    OutputError,
+    SettingsError,
+    WorkerError,
+)
 from oligovox.files import read_json
 from oligovox.prepare import pipeline
 from oligovox.prepare.geometry import read_volume, to_native
 from oligovox.prepare.intensity import robust_zscore
 from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan, Store, StoredCase, read_case
+from oligovox.settings import parse
 
 PLAN = Plan(modalities=("FLAIR", "T1w"), margin=1)
 
@@ -45,6 +55,32 @@ def test_on_its_own_grid_nothing_is_interpolated(make_case, tmp_path: Path) -> N
     np.testing.assert_array_equal(back, read_volume(case.label).array)
     assert _steps(stored, "crop") == [{"step": "crop", "low": [2, 2, 2], "high": [13, 11, 9], "margin_voxels": 1}]
     assert [step["spline_order"] for step in _steps(stored, "sequence")] == [None, None]
+
+
+def test_a_plan_may_read_every_acquisition_of_a_sequence(make_case, write, tmp_path: Path) -> None:
+    once, twice = make_case("1"), make_case("2")
+    flair = read_volume(twice.images["FLAIR"])
+    again = write("again.nii.gz", flair.array[::-1].copy(), flair.affine)
+    cohort = Cohort(cases=(once, replace(twice, repeats={"FLAIR": (again,)})), labels={"lesion": 1})
+    plan = Plan(modalities=("FLAIR", "t2f_run-2", "T1w"), margin=1)
+    assert plan.sequences == ("FLAIR", "T1w")
+    stored = prepare(cohort, plan, tmp_path / "store", workers=1).cases
+    assert [case.present for case in stored] == [(True, False, True), (True, True, True)]
+    assert [plan.held(case.present) for case in stored] == [("FLAIR", "T1w")] * 2
+    first = prepare(cohort, PLAN, tmp_path / "first", workers=1).cases
+    np.testing.assert_array_equal(stored[1].image()[::2], first[1].image())
+    assert not np.array_equal(stored[1].image()[1], stored[1].image()[0])
+    assert stored[1].sources["FLAIR_run-2"] == str(again)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "said"),
+    [(("T1w", "FLAIR_run-2"), "FLAIR, which is not in the plan"), (("T1w", "T1w_run-1"), "the second 'T1w_run-2'"),
+     (("T1w", "T1w_run-x"), "the second 'T1w_run-2'"), (("T1w", "T1w_run-2", "t1_run-2"), "once only")],
+)  # fmt: skip
+def test_acquisitions_are_counted_from_two_beside_their_sequence(modalities: tuple[str, ...], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse(Plan, {"modalities": modalities}, "prepare")
 
 
 def test_axis_order_on_disk_does_not_matter(make_case, tmp_path: Path) -> None:

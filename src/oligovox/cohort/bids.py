@@ -263,7 +263,10 @@ def _images(files: Iterable[_File], derived: Iterable[_File]) -> dict[str, list[
         runs = {file.run: file for file in reversed(others) if file.repeats(first)}
         images[name] = [first, *(runs[number] for number in sorted(runs))]
         rest = [file for file in others if file not in images[name]]
-        for some, what in ((images[name][1:], "averaged with it by `oligovox ready` only"), (rest, "not used")):
+        for some, what in (
+            (images[name][1:], "averaged with it by `oligovox ready`, else used by plans that name them"),
+            (rest, "not used"),
+        ):
             if some:
                 names = ", ".join(file.path.name for file in some)
                 _log.warning("%s: taken as %s; %s: %s", first.path, name, what, names)

@@ -26,8 +26,8 @@ class Case:
         sparse: the label says of a part only what is there, and holds `unlooked` elsewhere; such a case trains and is never scored.
         unlooked: value of a sparse label where nobody looked; 255 but for folders of other tools that say another.
         brain: brain mask, or None.
-        repeats: modality → further runs of that image, with the same settings in the same session. `ready` averages them with it; nothing else
-            reads them.
+        repeats: modality → further runs of that image, with the same settings in the same session. `ready` averages them with it; a
+            plan may name them as channels of their own (`FLAIR_run-2`).
         dataset: which cohort the case comes from ('' in a cohort of one source).
         info: further columns of participants.tsv (age, site, …), as text.
 
@@ -82,11 +82,14 @@ class Case:
         }
 
     @property
+    def acquisitions(self) -> dict[str, Path]:
+        """Every image: sequence or run → path."""
+        return {**self.images, **{key: path for found in self.runs.values() for key, path in found.items()}}
+
+    @property
     def files(self) -> dict[str, Path]:
         """Every file: sequence, run, 'label' or 'brain' → path."""
-        runs = {key: path for found in self.runs.values() for key, path in found.items()}
-        masks = {key: path for key, path in (("label", self.label), ("brain", self.brain)) if path}
-        return {**self.images, **runs, **masks}
+        return self.acquisitions | {key: path for key, path in (("label", self.label), ("brain", self.brain)) if path}
 
     @property
     def person(self) -> str:

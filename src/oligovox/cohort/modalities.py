@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -36,6 +37,30 @@ def canonical(name: str) -> str:
         return _LOOKUP[re.sub(r"[ -]+", "_", name.strip().lower())]
     except KeyError:
         raise SettingsError(f"unknown modality '{name}'; {nearest(name, ALIASES)}") from None
+
+
+def sequence_of(channel: str) -> str:
+    """The sequence that a channel of a plan is an acquisition of: `sequence_of("FLAIR_run-2") == "FLAIR"`."""
+    return channel.partition("_run-")[0]
+
+
+def sequences_of(channels: Iterable[str]) -> tuple[str, ...]:
+    """Each once, in the order of the channels."""
+    return tuple(dict.fromkeys(map(sequence_of, channels)))
+
+
+def channel(name: str) -> str:
+    """The canonical name of a channel: a sequence, or a further acquisition of it in the same session (`channel("t2f_run-2") == "FLAIR_run-2"`).
+
+    Raises:
+        SettingsError: as `canonical`, or runs are counted otherwise than from 2 (the first is the sequence itself).
+    """
+    sequence, run, number = name.strip().partition("_run-")
+    if run and not (number.isascii() and number.isdigit() and number == str(int(number)) and int(number) > 1):
+        raise SettingsError(
+            f"'{name}' is no acquisition: the first is '{sequence}', the second '{sequence}_run-2', and so on"
+        )
+    return canonical(sequence) + run + number
 
 
 def _known(name: str) -> str:

@@ -185,7 +185,11 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
             )
         )  # fmt: skip
     if again := [path.name for case in cases for paths in case.repeats.values() for path in paths]:
-        _log.warning("%s: further runs, averaged by `oligovox ready` only: %s", table, ", ".join(again))
+        _log.warning(
+            "%s: further runs, averaged by `oligovox ready`, else used by plans that name them (as FLAIR_run-2): %s",
+            table,
+            ", ".join(again),
+        )
     if not cases:
         raise CohortError(f"{table}: no series has a sequence; fill in the column (T1w, T1wGd, T2w, FLAIR, …)")
     return Cohort(cases=tuple(cases), labels=asked.labels or {"lesion": 1}, name=root.resolve().name)

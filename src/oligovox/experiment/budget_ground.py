@@ -178,7 +178,7 @@ def _cohort_of(store: Store) -> Cohort:
     cases = []
     for case in store.cases:
         subject = case.person.removeprefix(f"{case.dataset}_") if case.dataset else case.person
-        present = [name for name, there in zip(store.plan.modalities, case.present, strict=True) if there]
+        present = store.plan.held(case.present)
         cases.append(Case(
             subject=subject, session=case.name.partition("_ses-")[2], dataset=case.dataset,
             images=dict.fromkeys(present, case.folder / "image.npy"),

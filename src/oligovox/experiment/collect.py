@@ -131,7 +131,7 @@ def _warnings(recipe: Recipe, split: Split, cohort: Cohort, out: Path) -> tuple[
         found.append("No validation people: the last checkpoint of each arm is used, not the best.")
     if recipe.final == "all":
         found.append(f"The model in final/ is '{best_arm(recipe, out)}', {CAUTION}.")
-    incomplete = [c.name for c in cohort.of(split.test) if not set(recipe.prepare.modalities) <= set(c.images)]
+    incomplete = [c.name for c in cohort.of(split.test) if not set(recipe.prepare.sequences) <= set(c.images)]
     if incomplete:
         found.append(f"{len(incomplete)} test cases lack a sequence of the plan, first {incomplete[0]}.")
     return tuple(found)

@@ -146,11 +146,11 @@ def _against_missing(facts: Facts, prepared: Plan) -> tuple[dict[str, Any], list
 
     Exams without a label take part in it as well: with one patch, and that number is named only where there are some.
     """
-    held = [set(exam.grids) & set(prepared.modalities) for exam in facts.exams]
-    lacking = sum(len(names) < len(prepared.modalities) for names in held)
+    held = [set(exam.grids) & set(prepared.sequences) for exam in facts.exams]
+    lacking = sum(len(names) < len(prepared.sequences) for names in held)
     if not lacking:
         return {}, []
-    without = ((name, sum(name not in names for names in held)) for name in prepared.modalities)
+    without = ((name, sum(name not in names for names in held)) for name in prepared.sequences)
     said = ", ".join(f"{name} in {number}" for name, number in without if number)
     unlabelled = facts.people > facts.labelled
     line = (

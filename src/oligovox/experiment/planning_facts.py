@@ -195,7 +195,7 @@ def _exam(case: Case) -> Exam:
 
 def _stored(case: StoredCase, store: Store) -> Exam:
     grid = Grid(case.shape, case.spacing)
-    names = [name for name, there in zip(store.plan.modalities, case.present, strict=True) if there]
+    names = store.plan.held(case.present)
     return Exam(
         name=case.name,
         person=case.person,

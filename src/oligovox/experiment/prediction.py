@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from oligovox.cohort.modalities import sequence_of
 from oligovox.cohort.reading import several
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription
@@ -80,7 +81,11 @@ def predict_cases(
     plan, runtime = parse(Plan, description.plan, "plan of the model"), Runtime(hardware)
     regions = region_outputs(description.settings)
     runtime.place(network)
-    seen = _hiding(network, [name not in hidden for name in plan.modalities], runtime.device) if hidden else network
+    seen = (
+        _hiding(network, [sequence_of(name) not in hidden for name in plan.modalities], runtime.device)
+        if hidden
+        else network
+    )
     asked = [sorted(hidden)] if hidden else []
     model_hash = hash_json([description.identity, options.model_dump(mode="json"), runtime.precision, *asked])
     expected = {} if hidden else _expected(cases, plan, description, losses or _beside(model))
@@ -127,18 +132,18 @@ def _expected(
     cases: Sequence[StoredCase], plan: Plan, description: ModelDescription, losses: Path | None
 ) -> dict[tuple[bool, ...], dict[str, Any]]:
     """Sequences that are there → what a sidecar says of the loss; each combination that lacks some is said once."""
-    lacking = not all(all(case.present) for case in cases)
+    had = {case.present: plan.held(case.present) for case in cases}
+    lacking = any(got != plan.sequences for got in had.values())
     rows = read_losses(losses, description.identity) if losses and lacking else []
     found: dict[tuple[bool, ...], dict[str, Any]] = {}
-    for present in dict.fromkeys(case.present for case in cases):
-        if all(present):
+    for present, got in had.items():
+        if got == plan.sequences:
             found[present] = {"ExpectedLoss": []}
             continue
         names = [case.name for case in cases if case.present == present]
-        got = [name for name, there in zip(plan.modalities, present, strict=True) if there]
-        lost = expected_loss(rows, got, plan.modalities)
+        lost = expected_loss(rows, got, plan.sequences)
         found[present] = {"ExpectedLoss": lost or NOT_MEASURED}
-        absent = [name for name in plan.modalities if name not in got]
+        absent = [name for name in plan.sequences if name not in got]
         say(
             f"{several(len(names), 'case')}, first {names[0]}: predicted without {', '.join(absent)}, from {', '.join(got)}; {loss_in_words(lost)}; "
             "look at them before you use them"

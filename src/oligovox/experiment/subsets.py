@@ -83,7 +83,7 @@ class _Bench:
     @property
     def sequences(self) -> tuple[str, ...]:
         """Those the model knows."""
-        return self.store.plan.modalities
+        return self.store.plan.sequences
 
 
 def evaluate_subsets(
@@ -137,11 +137,11 @@ def evaluate_subsets(
         model, description, cohort, store, out, protocol, settings, by, options or Predict(), workers, show, seen
     )  # fmt: skip
     scores = {}
-    for shown in subsets(plan.modalities):
+    for shown in subsets(plan.sequences):
         if having := [case for case in cohort.cases if set(shown) <= set(case.images)]:
             scores[frozenset(shown)] = _scored(bench, shown, having)
         else:
-            say(f"{name_of(shown, plan.modalities)}: no labelled exam has all of these; left out")
+            say(f"{name_of(shown, plan.sequences)}: no labelled exam has all of these; left out")
     return _write(bench, scores)
 
 

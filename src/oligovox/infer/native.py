@@ -148,14 +148,14 @@ def _painted(labels: Mapping[str, int], regions: Mapping[str, Sequence[int]] | N
 
 
 def _provenance(case: StoredCase, plan: Plan) -> dict[str, Any]:
-    present = [name for name, there in zip(plan.modalities, case.present, strict=True) if there]
+    got = plan.held(case.present)
     return {
         "Description": "lesion prediction by oligovox; not for clinical use",
-        "Sources": [case.sources[name] for name in present],
+        "Sources": [case.sources[name] for name in plan.modalities if name in case.sources],
         "SpatialReference": case.sources[case.reference],
-        "SequencesKnown": list(plan.modalities),
-        "SequencesPresent": present,
-        "SequencesMissing": [name for name in plan.modalities if name not in present],
+        "SequencesKnown": list(plan.sequences),
+        "SequencesPresent": list(got),
+        "SequencesMissing": [name for name in plan.sequences if name not in got],
     }
 
 

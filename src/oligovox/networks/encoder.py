@@ -23,6 +23,7 @@ class Encoder(nn.Module, ABC):
         strides: downsampling of each feature map against the image; the last one divides every patch side.
         modality_weights: state-dict name of each tensor whose second axis runs over the input channels
             (see `with_availability`) → number of channel groups in it, so that weights can be moved by modality name.
+        by_sequence: of these the axis runs over the sequences, and several acquisitions of one share its slice.
         normalised: the deepest map goes through a norm over its voxels, which leaves nothing of a single one.
         apart: of these, those whose channels meet in no sum: they are moved as they are, whatever the number of sequences.
     """
@@ -31,6 +32,7 @@ class Encoder(nn.Module, ABC):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     modality_weights: Mapping[str, int]
+    by_sequence: bool = False
     normalised: bool = False
     apart: frozenset[str] = frozenset()
 

@@ -80,7 +80,7 @@ class ResEnc(Encoder):
         self.strides = tuple(settings.stem_stride * 2**level for level in range(len(sizes.channels)))
         self.stem: nn.Module
         if settings.fusion == "stems":
-            self.modality_weights = stem_weights("stem")
+            self.modality_weights, self.by_sequence = stem_weights("stem"), True
             self.stem = Stems(modalities, sizes.channels[0], settings.stem_stride)
         else:
             self.modality_weights = {"stem.weight": 2}

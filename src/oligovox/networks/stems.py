@@ -2,7 +2,8 @@
 
 Source: Havaei et al. 2016, "HeMIS: Hetero-Modal Image Segmentation", arXiv 1607.05194: layers of each modality apart, then moments over
   those that are there.
-Deviates: the mean alone, without the variance, after one layer; an offset of each sequence, so that an absent one is told from a dark one.
+Deviates: the mean alone, without the variance, after one layer; an offset of each sequence, so that an absent one is told from a dark one;
+  several acquisitions of one sequence share its stem.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from oligovox.cohort.modalities import sequence_of, sequences_of
 from oligovox.networks.blocks import SLOPE
 
 Fusion = Literal["early", "stems"]
@@ -25,7 +27,8 @@ class Stems(nn.Module):
     That is the sum over stems, scaled by known / there as dropout scales what it keeps: the size of a feature does not depend on how many
     sequences are there, and `transfer`, which scales sums by old m / new m, leaves the mean of the same stems as it was. What an absent
     sequence's channel holds is not read. Without any sequence the feature is 0. Stems are added in the order of their names, so that the
-    order of the plan changes no bit.
+    order of the plan changes no bit. Several acquisitions of a sequence (`FLAIR`, `FLAIR_run-2`) go through one stem and count as one: the mean of
+    those that are there is what the sequence says.
 
     Args:
         modalities: names of the input channels, in order.
@@ -35,21 +38,28 @@ class Stems(nn.Module):
 
     def __init__(self, modalities: tuple[str, ...], channels: int, stride: int = 1) -> None:
         super().__init__()
-        m = len(modalities)
+        sequences = sequences_of(modalities)
+        m = len(sequences)
         self.stride = stride
-        self.order = sorted(range(m), key=lambda index: modalities[index])
+        self.order = sorted(range(len(modalities)), key=lambda index: modalities[index])
+        self.stem_of = [sequences.index(sequence_of(name)) for name in modalities]
         self.filters = nn.Parameter(nn.init.kaiming_normal_(torch.empty(channels, m, 3, 3, 3), a=SLOPE))
         self.offsets = nn.Parameter(torch.randn(channels, m) * m**-0.5)  # as loud as availability channels at the start
 
     def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> Float[Tensor, "b c u v w"]:
         """(b, m, x, y, z) → (b, channels, x / stride, y / stride, z / stride)."""
-        share = len(self.order) * present / present.sum(1, keepdim=True).clamp_min(1)
+        m = self.filters.shape[1]
+        own = [[channel for channel, other in enumerate(self.stem_of) if other == stem] for stem in range(m)]
+        runs = torch.stack([present[:, channels].sum(1) for channels in own], dim=1)
+        told = (runs > 0).sum(1)
         said: list[Tensor] = []
         for index in self.order:
-            own, offset = self.filters[:, index : index + 1], self.offsets[:, index]
-            heard = nn.functional.conv3d(image[:, index : index + 1], own, offset, self.stride, padding=1)
+            stem = self.stem_of[index]
+            share = m * present[:, index] / (told * runs[:, stem]).clamp_min(1)
+            filters, offset = self.filters[:, stem : stem + 1], self.offsets[:, stem]
+            heard = nn.functional.conv3d(image[:, index : index + 1], filters, offset, self.stride, padding=1)
             heard = nn.functional.leaky_relu(heard, SLOPE, inplace=True)
-            weight = share[:, index, None, None, None, None].to(heard.dtype)
+            weight = share[:, None, None, None, None].to(heard.dtype)
             said.append(torch.where(weight > 0, weight * heard, 0.0))  # whatever an absent channel holds
         return sum(said[1:], start=said[0])
 

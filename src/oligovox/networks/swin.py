@@ -96,6 +96,7 @@ class Swin(Encoder):
         ours = self.state_dict()
         early = {name: 2 for name in reads_image if name in ours}  # no conv3 where 2 m = feature_size
         self.modality_weights = stem_weights("stem") if self.stem else early
+        self.by_sequence = self.stem is not None
 
     def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> tuple[Tensor, ...]:
         """Features, shallow to deep; see `Encoder.forward`.

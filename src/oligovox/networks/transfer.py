@@ -1,7 +1,7 @@
 """Transfer: trained weights into a network that may read other modalities.
 
 Tensors that run over the input channels are moved by modality name, never by position. A name the weights do not know gets
-the mean of the slices they have. The result is then scaled by (old m / new m), so that inputs of the usual size give
+the mean of the slices they have; a further acquisition of a known sequence (`FLAIR_run-2`) gets that of the sequence. The result is then scaled by (old m / new m), so that inputs of the usual size give
 the first layer sums of the usual size; the same modalities, in whatever order, are scaled by 1.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from oligovox.cohort.modalities import sequence_of, sequences_of
 from oligovox.errors import CheckpointError
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.redraw import in_random_order
@@ -142,7 +143,9 @@ def _by_name(
     name: str, old: Tensor, fresh: Tensor, modalities: tuple[str, ...], encoder: Encoder, rescale: bool
 ) -> tuple[Status, Tensor | None]:
     """(out, groups · old m, …) → (out, groups · new m, …)."""
-    groups = encoder.modality_weights[name]
+    groups, wanted = encoder.modality_weights[name], encoder.modalities
+    if encoder.by_sequence:
+        modalities, wanted = sequences_of(modalities), sequences_of(wanted)
     if old.shape[1] != groups * len(modalities):
         raise CheckpointError(
             f"encoder.{name} of the weights has {old.shape[1]} input channels, but {groups} × {len(modalities)} were expected "
@@ -150,11 +153,13 @@ def _by_name(
         )
     if (old.shape[0], *old.shape[2:]) != (fresh.shape[0], *fresh.shape[2:]):
         return "fresh", None
-    if modalities == encoder.modalities:
+    if modalities == wanted:
         return "loaded", old
     known = old.reshape(len(old), groups, len(modalities), *old.shape[2:])
-    slices = [known[:, :, modalities.index(m)] if m in modalities else known.mean(dim=2) for m in encoder.modalities]
-    factor = len(modalities) / len(encoder.modalities) if rescale and name not in encoder.apart else 1.0
+    from_ = {name: index for index, name in enumerate(modalities)}
+    sources = [from_.get(name, from_.get(sequence_of(name))) for name in wanted]
+    slices = [known.mean(dim=2) if source is None else known[:, :, source] for source in sources]
+    factor = len(modalities) / len(wanted) if rescale and name not in encoder.apart else 1.0
     return "expanded", factor * torch.stack(slices, dim=2).flatten(1, 2)
 
 

@@ -132,8 +132,8 @@ def _check_case(case: Case, plan: Plan) -> None:
 
 
 def _sources(case: Case, plan: Plan) -> dict[str, Path]:
-    """The files that are used: sequences in the plan's order, then 'label' and 'brain' where there are any."""
-    files = {name: case.images[name] for name in plan.modalities if name in case.images}
+    """The files that are used: sequences and their further acquisitions in the plan's order, then 'label' and 'brain' where there are any."""
+    files = {name: case.acquisitions[name] for name in plan.modalities if name in case.acquisitions}
     return files | {key: path for key, path in (("label", case.label), ("brain", case.brain)) if path}
 
 

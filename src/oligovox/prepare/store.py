@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from scipy import ndimage
 
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import canonical, channel, sequence_of, sequences_of
 from oligovox.errors import CohortError, LabelError, nearest
 from oligovox.files import read_json, write_json
 from oligovox.prepare.geometry import Placement
@@ -42,7 +42,10 @@ _Millimetres = Annotated[float, Field(gt=0)]
 class Plan(Settings):
     """How every case is brought to one form."""
 
-    modalities: tuple[str, ...] = Field(min_length=1, description="sequences to use, in channel order")
+    modalities: tuple[str, ...] = Field(
+        min_length=1,
+        description="sequences to use, in channel order; FLAIR_run-2 is the second FLAIR of a session that has several",
+    )
     spacing: tuple[_Millimetres, _Millimetres, _Millimetres] = Field(
         (1.0, 1.0, 1.0), description="voxel size along R, A, S in mm"
     )
@@ -51,12 +54,25 @@ class Plan(Settings):
         ("FLAIR", "T1w", "T2w", "T1wGd"), description="whose grid everything is brought to: the first that a case has"
     )
 
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """Each once, whatever the number of its acquisitions."""
+        return sequences_of(self.modalities)
+
+    def held(self, present: Sequence[bool]) -> tuple[str, ...]:
+        """Sequences of which an acquisition is there, in the order of the channels."""
+        return sequences_of(name for name, there in zip(self.modalities, present, strict=True) if there)
+
     @field_validator("modalities", "reference")
     @classmethod
-    def _canonical(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        names = tuple(canonical(name) for name in names)
+    def _canonical(cls, names: tuple[str, ...], field: ValidationInfo) -> tuple[str, ...]:
+        names = tuple(map(channel if field.field_name == "modalities" else canonical, names))
         if len(set(names)) != len(names):
             raise ValueError("each sequence may be named once only")
+        if alone := [name for name in names if sequence_of(name) not in names]:
+            raise ValueError(
+                f"{alone[0]} is a further acquisition of {sequence_of(alone[0])}, which is not in the plan"
+            )
         return names
 
 

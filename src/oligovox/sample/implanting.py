@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from oligovox import settings as base
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import canonical, sequence_of
 from oligovox.errors import SettingsError
 from oligovox.sample.batch import Batch
 from oligovox.sample.bodies import (
@@ -166,7 +166,7 @@ def implant(batch: Batch, chosen: Implants, rng: torch.Generator) -> Implanted:
 
 
 def _relation(ranges: Mapping[str, tuple[float, float]], batch: Batch, chosen: Implants) -> Relation:
-    limits = [ranges.get(name, chosen.unlisted) for name in batch.modalities]
+    limits = [ranges.get(sequence_of(name), chosen.unlisted) for name in batch.modalities]
     low, high = torch.tensor(limits, device=batch.image.device).unbind(1)
     return Relation(low, high)
 
@@ -175,7 +175,9 @@ def _bodies(
     batch: Batch, tissue: Tissue, allowed: Tensor, border: Tensor, chosen: Implants, rng: torch.Generator
 ) -> Bodies:
     """Draw everything about the bodies but their voxels; lesions and decoys alike."""
-    iron = batch.present & torch.tensor([name in chosen.iron_rim for name in batch.modalities], device=rng.device)
+    iron = batch.present & torch.tensor(
+        [sequence_of(name) in chosen.iron_rim for name in batch.modalities], device=rng.device
+    )
     decoys = (chosen.impossible, chosen.artefact, chosen.vessel, chosen.cap, chosen.blank)
     rimmed = chosen.iron_share * iron.any(1, keepdim=True)
     slots = draw_slots(rimmed, chosen.lesions, chosen.decoys, decoys, chosen.nested, rng)
