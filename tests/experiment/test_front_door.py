@@ -237,3 +237,31 @@ def test_predictions_are_spoken_of_where_there_are_some(
     assert predicted == (["sub-04"] if unlabelled else [])
     assert (found["predictions"] is not None) is unlabelled
     assert "sub-03: not predicted; it has PDw, the model knows FLAIR" in said
+
+
+def test_heads_are_registered_learned_from_and_predicted_on_every_grid_they_came_on(tmp_path: Path) -> None:
+    """From the scanner's grids through one network and back: FLAIR at 2 mm, a T1w of another size that lies 4 mm beside it."""
+    pytest.importorskip("SimpleITK")
+    cases = [exam(tmp_path / "raw", number, names=("FLAIR", "T1w"), head=True, brain=True) for number in range(4)]
+    beside = np.array([[2.0, 0, 0, 4.0], [0, 2.0, 0, 0], [0, 0, 4.0, 1.0], [0, 0, 0, 1.0]])
+    for case in cases:
+        volume = nib.load(case.images["T1w"]).get_fdata()
+        pairs = (volume[..., ::2] + volume[..., 1::2]) / 2
+        nib.save(nib.Nifti1Image(pairs.round().astype(np.int16), beside), case.images["T1w"])
+    Cohort(cases=(*cases[:3], replace(cases[3], label=None))).save(tmp_path / "exams.tsv")
+    small = [
+        f"{stage}.{part}" for stage in ("pretrain", "finetune") for part in ("patch=[16,16,16]", "training.steps=4")
+    ]
+    asked = Asked(minutes=0.01, changes=("network.settings.preset=nano", "finetune.training.validate_every=2", *small))
+    run_folder(tmp_path / "exams.tsv", tmp_path / "out", asked, workers=1)
+    steps = record(tmp_path / "out", 3)["steps"]
+    assert isinstance(steps, list)
+    (registered,) = (step for step in steps if step["step"] == "register")
+    assert registered["moved_mm"] == pytest.approx(4, abs=1)
+    found = {path.name: nib.load(path) for path in (tmp_path / "out" / "original_grids" / "sub-03").glob("*.nii.gz")}
+    assert sorted(found) == ["03_FLAIR_label-lesion_mask.nii.gz", "03_T1w_label-lesion_mask.nii.gz"]
+    for name in ("FLAIR", "T1w"):
+        here, original = found[f"03_{name}_label-lesion_mask.nii.gz"], nib.load(cases[3].images[name])
+        assert here.shape == original.shape
+        np.testing.assert_array_equal(here.affine, original.affine)
+        assert set(np.unique(here.get_fdata())) <= {0, 1}
