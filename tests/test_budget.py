@@ -283,11 +283,12 @@ def running(out: Path) -> bool:
 
 
 if __name__ == "__main__":
-    import lightning_fabric  # noqa: F401  # before the forks, since it takes seconds
     import torch
 
-    from oligovox import cli, experiment  # noqa: F401
+    from oligovox import cli
+    from warm import import_all
 
+    import_all()  # before the forks, since it takes seconds
     torch.set_num_threads(1)
     ROOT = Path(sys.argv[1])
     killing(ROOT)

@@ -269,13 +269,14 @@ def same_image(whole: Path, other: Path) -> None:
 
 
 if __name__ == "__main__":
-    import lightning_fabric  # noqa: F401  # before the forks, since it takes seconds
     import torch
 
-    from oligovox import cli, experiment  # noqa: F401
+    from oligovox import cli
     from oligovox.engine.log import read_log
+    from warm import import_all
 
     os.setpgrp()
+    import_all()  # before the forks, since it takes seconds
     torch.set_num_threads(1)
     CHANCE = random.Random()
     ROOT = Path(sys.argv[2])

@@ -26,20 +26,27 @@ def ask(path: str, words: list[str]) -> int:
         return int(server.recv(16) or b"1")
 
 
-def serve(path: str) -> None:
-    """Until killed, or until the process that started it ends."""
-    import torch._dynamo  # noqa: F401  an optimiser imports it
+def import_all() -> None:
+    """All that a command may need; called by who forks."""
+    import lightning_fabric  # noqa: F401  what trains or predicts imports it
+    import torch._dynamo  # noqa: F401  and this with its first optimiser
 
     from oligovox import experiment
     from oligovox.catalogue import entries, load
-    from oligovox.simulate.anatomy.template import template
 
     for name in experiment.__all__:
         getattr(experiment, name)
-    template(4.0)  # what simulated people of the pages are drawn on
     for kind in ("METHOD", "NETWORK"):
         for name in entries(kind):
             load(kind, name)
+
+
+def serve(path: str) -> None:
+    """Until killed, or until the process that started it ends."""
+    from oligovox.simulate.anatomy.template import template
+
+    import_all()
+    template(4.0)  # what simulated people of the pages are drawn on
     parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
     with socket.socket(socket.AF_UNIX) as server:
