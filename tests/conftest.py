@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,10 +80,11 @@ def phantom(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for PATH whose `oligovox` does not have to import anything (see warm.py)."""
-    folder = tmp_path_factory.mktemp("warm")
-    address, program = folder / "socket", Path(__file__).with_name("warm.py")
+    folder, program = tmp_path_factory.mktemp("warm"), Path(__file__).with_name("warm.py")
+    address = Path(tempfile.mkdtemp(prefix="warm-"), "socket")  # a path of at most 104 bytes
     command = folder / "oligovox"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -E -S {program} {address} "$@"\n')
+    words = shlex.join([sys.executable, "-E", "-S", str(program), str(address)])
+    command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     command.chmod(0o755)
     with subprocess.Popen([sys.executable, program, address]) as server:
         while not address.exists():
@@ -88,14 +92,27 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             time.sleep(0.05)
         yield folder
         server.kill()
+    shutil.rmtree(address.parent)
 
 
 @pytest.fixture(scope="session")
 def oligovox(warm: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line: `oligovox("prepare", data, store)` in a process of its own."""
 
+    return caller([str(warm / "oligovox")])
+
+
+@pytest.fixture(scope="session")
+def fresh_oligovox() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in an interpreter that has imported nothing: for what is said of the start itself."""
+    return caller([sys.executable, "-m", "oligovox"])
+
+
+def caller(program: list[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A program as a function of its arguments."""
+
     def call(*arguments: object, check: int | None = 0, **more: object) -> subprocess.CompletedProcess[str]:
-        command = [str(warm / "oligovox"), *map(str, arguments)]
+        command = [*program, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280, **more)  # type: ignore[call-overload]
         assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

@@ -818,7 +818,7 @@ def test_a_folder_with_something_else_in_it(
 
 
 def test_one_line_from_a_process_of_its_own(
-    oligovox: Callable[..., subprocess.CompletedProcess[str]], made: Path, bids: Path, tmp_path: Path
+    fresh_oligovox: Callable[..., subprocess.CompletedProcess[str]], made: Path, bids: Path, tmp_path: Path
 ) -> None:
     """With worker processes, and with every line that the libraries around us may print."""
     cut(bids)
@@ -829,7 +829,7 @@ def test_one_line_from_a_process_of_its_own(
         ["prepare", bids, out],
         ["finetune", made / "store", "--from", tmp_path / "run", "--out", out],
     ):
-        done = oligovox(*command, check=2)
+        done = fresh_oligovox(*command, check=2)
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1, done.stderr
         assert done.stdout == ""

@@ -44,13 +44,13 @@ def processor_seconds(run: Callable[[], "subprocess.CompletedProcess[str]"]) -> 
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_answers_at_once(oligovox: Call, verb: str) -> None:
+def test_help_answers_at_once(fresh_oligovox: Call, verb: str) -> None:
     """Beside the libraries that draw it, loaded alone in the same moment (0.2 s): the best of five of each."""
     alone = [sys.executable, "-c", "import typer.main, rich.markdown; print('Usage')"]
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(5):
-        ours.append(processor_seconds(lambda: oligovox(*verb.split(), "--help")))
+        ours.append(processor_seconds(lambda: fresh_oligovox(*verb.split(), "--help")))
         theirs.append(processor_seconds(lambda: subprocess.run(alone, capture_output=True, text=True, check=True)))
         if min(ours) < 2.5 * min(theirs):
             return

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 
 def ask(path: str, words: list[str]) -> int:
@@ -72,10 +73,13 @@ def answer(client: socket.socket) -> None:
     size, pipes, _, _ = socket.recv_fds(client, 8, 3)
     about = b""
     while len(about) < int.from_bytes(size, "big"):
-        about += client.recv(1 << 16)
+        if not (more := client.recv(1 << 16)):
+            os._exit(1)
+        about += more
     asked = json.loads(about)
     command = os.fork()
     if command == 0:
+        os.setpgid(0, 0)
         client.close()
         for number, pipe in enumerate(pipes):
             os.dup2(pipe, number)
@@ -88,8 +92,14 @@ def answer(client: socket.socket) -> None:
 
         main()
         sys.exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
-    client.sendall(str(code).encode())
+    client.settimeout(0.01)
+    while not (ended := os.waitpid(command, os.WNOHANG))[0]:
+        with suppress(TimeoutError):
+            client.recv(
+                1
+            )  # nothing comes; it returns when nobody waits any more, and then the command ends, its workers too
+            os.killpg(command, signal.SIGKILL)
+    client.sendall(str(os.waitstatus_to_exitcode(ended[1])).encode())
     os._exit(0)
 
 

@@ -23,6 +23,20 @@ def test_two_columns_of_one_sequence(make_volume: Volume, tmp_path: Path) -> Non
     assert [case.images["T1w"].name for case in read(tmp_path / "t.csv").cases] == ["a.nii.gz", "b.nii.gz"]
 
 
+def test_a_column_of_a_further_acquisition(make_volume: Volume, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make_volume(tmp_path / f"{name}.nii.gz")
+    (tmp_path / "t.csv").write_text(
+        "id,flair_run-3,FLAIR,FLAIR_run-2,T2_run-2\n1,c.nii.gz,a.nii.gz,b.nii.gz,c.nii.gz\n2,,a.nii.gz,,\n"
+    )
+    first, second = read(tmp_path / "t.csv").cases
+    assert {name: path.name for name, path in first.acquisitions.items()} == {
+        "FLAIR": "a.nii.gz", "FLAIR_run-2": "b.nii.gz", "FLAIR_run-3": "c.nii.gz",
+    }  # fmt: skip
+    assert not second.repeats
+    assert set(first.info) == {"T2_run-2"}, "there is no T2 that it could repeat"
+
+
 def test_a_table_in_another_encoding_says_so(make_volume: Volume, tmp_path: Path) -> None:
     make_volume(tmp_path / "a.nii.gz")
     file = tmp_path / "ward.csv"

@@ -17,6 +17,7 @@ from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Case, Cohort
 from oligovox.engine.model import ModelDescription, read_description, save_model
 from oligovox.errors import CheckpointError
+from oligovox.experiment.planning_facts import facts_of_store, sources_of_store
 from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import NetworkChoice, Predict
 from oligovox.experiment.sequence_price import NOT_MEASURED
@@ -24,7 +25,7 @@ from oligovox.experiment.training import build_encoder, build_method
 from oligovox.files import read_json, write_json
 from oligovox.networks.transfer import transfer
 from oligovox.prepare.pipeline import prepare
-from oligovox.prepare.store import Plan, StoredCase
+from oligovox.prepare.store import Plan, Store, StoredCase
 
 THREE = ("T1w", "T2w", "FLAIR")
 OPTIONS = Predict(save_probabilities=True, overlap=0.25)
@@ -204,5 +205,8 @@ def test_a_plan_that_names_acquisitions_reads_those_that_are_there(
     other = answers(model, read_bids(root, mask=None), tmp_path / "other")
     assert np.abs(other["sub-01"] - both["sub-01"]).max() > 1e-3
     np.testing.assert_array_equal(other["sub-02"], both["sub-02"])
+    store = Store.open(tmp_path / "both" / "store")
+    assert sources_of_store(store).cases[0].acquisitions["FLAIR_run-2"] == again
+    assert facts_of_store(store).exams[0].grids.keys() == set(THREE)
     found = experiment.evaluate_subsets(model, root, tmp_path / "subsets", people=("01",), workers=1)
     assert len({row["subset"] for row in found["subsets"]}) == 7, "combinations of sequences, not of files"

@@ -73,9 +73,22 @@ def test_a_plan_may_read_every_acquisition_of_a_sequence(make_case, write, tmp_p
     assert stored[1].sources["FLAIR_run-2"] == str(again)
 
 
+def test_a_bad_acquisition_is_named_by_its_file(make_case, write, tmp_path: Path) -> None:
+    case = make_case("1")
+    flair = read_volume(case.images["FLAIR"])
+    flat = write("flat.nii.gz", np.where(flair.array != 0, 7.0, 0.0), flair.affine)
+    away = flair.affine.copy()
+    away[:3, 3] += 900.0
+    far = write("far.nii.gz", flair.array, away)
+    plan = Plan(modalities=("FLAIR", "T1w", "FLAIR_run-2"), margin=1)
+    for path, kind in {flat: ImageError, far: GeometryError}.items():
+        with pytest.raises(kind, match=path.name):
+            prepare(Cohort(cases=(replace(case, repeats={"FLAIR": (path,)}),)), plan, tmp_path / path.stem, workers=1)
+
+
 @pytest.mark.parametrize(
     ("modalities", "said"),
-    [(("T1w", "FLAIR_run-2"), "FLAIR, which is not in the plan"), (("T1w", "T1w_run-1"), "the second 'T1w_run-2'"),
+    [(("T1w", "FLAIR_run-2"), "FLAIR has to be named before it"), (("T1w", "T1w_run-3"), "T1w_run-2 has to be named before it"), (("T1w", "T1w_run-1"), "the second 'T1w_run-2'"),
      (("T1w", "T1w_run-x"), "the second 'T1w_run-2'"), (("T1w", "T1w_run-2", "t1_run-2"), "once only")],
 )  # fmt: skip
 def test_acquisitions_are_counted_from_two_beside_their_sequence(modalities: tuple[str, ...], said: str) -> None:

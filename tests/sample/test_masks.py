@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oligovox.errors import SettingsError
-from oligovox.sample.masks import drop_sequences, random_blocks, random_box
+from oligovox.sample.masks import by_sequence, drop_sequences, in_channels, random_blocks, random_box
 
+NAMES = ("T1w", "T2w", "FLAIR", "T1wGd")
 SIDES = st.tuples(*[st.integers(1, 13)] * 3)
 
 
@@ -67,12 +68,25 @@ def test_impossible_settings_are_refused(block, ratio):
 
 def test_dropped_sequences_leave_one_and_never_invent_one():
     present = torch.tensor([[True, True, True, False], [False, False, True, False], [False] * 4]).repeat(3000, 1)
-    kept = drop_sequences(present, 0.4, seeded())
+    kept = drop_sequences(present, NAMES, 0.4, seeded())
     assert not (kept & ~present).any()
     assert torch.equal(kept.any(1), present.any(1))
     assert abs(float(kept[::3, :3].float().mean()) - (0.6 + 0.4**3 / 3)) < 0.025  # the best of three never goes
-    assert torch.equal(drop_sequences(present, 0.0, seeded()), present)
-    assert torch.equal(drop_sequences(present, 1.0, seeded()).sum(1), present.any(1).long())
+    assert torch.equal(drop_sequences(present, NAMES, 0.0, seeded()), present)
+    assert torch.equal(drop_sequences(present, NAMES, 1.0, seeded()).sum(1), present.any(1).long())
+
+
+def test_acquisitions_of_a_sequence_go_together():
+    names = ("FLAIR", "T1w", "FLAIR_run-2")
+    present = torch.tensor([[True, True, True], [True, True, False], [True, False, True]]).repeat(2000, 1)
+    there = by_sequence(present, names)
+    assert there.tolist()[:3] == [[True, True], [True, True], [True, False]]
+    assert torch.equal(in_channels(there, present, names), present)
+    kept = drop_sequences(present, names, 0.5, seeded())
+    assert torch.equal(kept[::3, 0], kept[::3, 2])
+    assert not kept[1::3, 2].any()
+    assert torch.equal(kept[2::3], present[2::3]), "its only sequence stays whole"
+    assert abs(float((~kept[::3, 0]).float().mean()) - 0.375) < 0.03, "as often as of two files"
 
 
 def test_a_random_box_is_one_full_box_with_every_side_and_place_equally_often():

@@ -3,7 +3,7 @@
     subject,session,T1w,FLAIR,label,brain,age
     p01,1,p01/t1.nii.gz,p01/flair.nii.gz,p01/mask.nii.gz,,44
 
-Columns that are called as a sequence hold images; an empty field, n/a or nan means that there is none. `label` and `brain` hold masks. All other
+Columns that are called as a sequence hold images, FLAIR_run-2 a further acquisition of FLAIR; an empty field, n/a or nan means that there is none. `label` and `brain` hold masks. All other
 columns are kept as what is known about the person. Paths are relative to the table; those that lead elsewhere are read, and said.
 """
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from oligovox.cohort.annotate import says_sparse
 from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.modalities import channel
 from oligovox.cohort.reading import (
     AS_IT_IS,
     OWN,
@@ -29,7 +31,7 @@ from oligovox.cohort.reading import (
     plain_names,
     the_only,
 )
-from oligovox.errors import CohortError
+from oligovox.errors import CohortError, SettingsError
 from oligovox.files import read_json
 
 _log = logging.getLogger(__name__)
@@ -108,6 +110,7 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
     subject, session, brain = (_first(header, names) for names in (_SUBJECT, _SESSION, _BRAIN))
     label = _first(header, _LABEL) if asked.mask in (None, OWN) else next((n for n in header if n == asked.mask), None)
     images = {name: asked.sequence(name, file) for name in header if asked.is_sequence(name)}
+    runs = _runs(header, set(images.values()))
     if subject is None or not images or (label is None and asked.mask not in (None, OWN)):
         what = (
             "a column subject"
@@ -119,13 +122,15 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
         raise CohortError(
             f"{file}: has the columns {', '.join(header)}, expected {what}; rename one, or say --sequence COLUMN=FLAIR"
         )
-    used = {subject, session, label, brain, *images}
+    used = {subject, session, label, brain, *images, *runs}
     people = plain_names((row[subject] for _, row in rows), file)
     cases = []
     for number, row in rows:
         where = f"{file}: line {number}"
         files = {
-            name: existing(file.parent, row[name], where) for name in (*images, label, brain) if name and row.get(name)
+            name: existing(file.parent, row[name], where)
+            for name in (*images, *runs, label, brain)
+            if name and row.get(name)
         }
         mask = files.get(label) if label and asked.mask else None
         found = _by_sequence({name: files[name] for name in images if name in files}, images, where)
@@ -138,7 +143,7 @@ def read(root: Path, asked: Asked = AS_IT_IS) -> Cohort:
             Case(
                 subject=people[row[subject]].removeprefix("sub-"),
                 session=plain_names([visit], where)[visit].removeprefix("ses-") if visit else "",
-                images=found, label=mask, sparse=mask is not None and says_sparse(mask),
+                images=found, repeats={s: tuple(files[n] for n, of in runs.items() if of == s and n in files) for s in found}, label=mask, sparse=mask is not None and says_sparse(mask),
                 brain=files.get(brain) if brain else None,
                 info={key: value for key, value in row.items() if key not in used and value},
             )
@@ -168,6 +173,17 @@ def _by_sequence(files: Mapping[str, Path], images: Mapping[str, str], where: st
         if (first := column.setdefault(images[name], name)) != name:
             raise CohortError(f"{where}: {first} and {name} are both {images[name]}; keep one of each sequence")
     return {sequence: files[name] for sequence, name in column.items()}
+
+
+def _runs(header: Sequence[str], images: Collection[str]) -> dict[str, str]:
+    """Column → the sequence that it holds a further acquisition of (FLAIR_run-2), in the order of their numbers; of sequences that have a column."""
+    found: dict[str, tuple[int, str]] = {}
+    for name in header:
+        with suppress(SettingsError):
+            sequence, _, number = channel(name).partition("_run-")
+            if number and sequence in images:
+                found[name] = int(number), sequence
+    return {name: found[name][1] for name in sorted(found, key=lambda name: found[name][0])}
 
 
 def is_own(file: Path) -> bool:

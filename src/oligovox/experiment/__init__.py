@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oligovox.experiment.study import demo, run, run_recipe
     from oligovox.experiment.subsets import evaluate_subsets
     from oligovox.experiment.verbs import finetune, methods, predict, prepare, pretrain, report, simulate
-    from oligovox.experiment.views import views
+    from oligovox.experiment.viewing import views
 
 _HOMES = {
     "annotation": ("annotate",),
@@ -62,7 +62,7 @@ _HOMES = {
         "report",
         "simulate",
     ),
-    "views": ("views",),
+    "viewing": ("views",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -96,6 +96,10 @@ __all__ = [
     "views",
     "write_cohort",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

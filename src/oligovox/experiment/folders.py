@@ -10,7 +10,8 @@ from typing import Any
 
 from oligovox.cohort import bids_write, datalist, dicom, layouts, nnunet
 from oligovox.cohort.manifest import Cohort
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import channel, sequence_of
+from oligovox.cohort.reading import several
 from oligovox.cohort.series import TABLE
 from oligovox.engine.log import say
 from oligovox.errors import CohortError, OutputError, SettingsError, nearest
@@ -104,6 +105,10 @@ def write_cohort(
         work = None if suffix else Path(scratch)
         read = read_cohort(data, mask=mask, layout=layout, sequences=sequences, labels=labels, work=work)
         cohort = _only(read, modalities)
+        if to in ("nnunet", "datalist") and (
+            again := sum(len(runs) for c in cohort.cases for runs in c.repeats.values())
+        ):
+            say(f"{several(again, 'further run')} of a sequence: {to} has one file of each, so these are not written")
         unpacked = any(path.is_relative_to(scratch) for case in cohort.cases for path in case.images.values())
         match to:
             case "nnunet":
@@ -156,7 +161,7 @@ def _only(cohort: Cohort, modalities: Sequence[str]) -> Cohort:
     """The cohort with these sequences only; who has none of them is left out, and said."""
     if not modalities:
         return cohort
-    names = {canonical(name) for name in modalities}
+    names = {sequence_of(channel(name)) for name in modalities}
     kept = [
         replace(c, images={n: p for n, p in c.images.items() if n in names})
         for c in cohort.cases

@@ -231,7 +231,7 @@ def _probed(
     progress(1, 2, "prepare")
     content["workers"], reason = choose.chosen_workers(machine, preparing["memory"] if preparing else GIB)
     shape = choose.median_shape(grids, prepared.spacing, _kept(store, ground.facts, prepared))
-    pretext = "generative" if len(prepared.modalities) > 1 else "masked_reconstruction"
+    pretext = "generative" if len(prepared.sequences) > 1 else "masked_reconstruction"
     size, why = choose.chosen_size(machine, len(prepared.modalities), shape, lambda p: _multiple(p, pretext, prepared))
     training, shrunk = _fitting(size, pretext, prepared, store, machine, content, folder, seconds)
     progress(2, 2, "train")

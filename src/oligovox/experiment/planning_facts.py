@@ -15,6 +15,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from oligovox.cohort.manifest import Case, Cohort
+from oligovox.cohort.modalities import sequence_of
 from oligovox.cohort.reading import who
 from oligovox.errors import ImageError
 from oligovox.prepare.geometry import ras_grid, spacing_of
@@ -147,8 +148,11 @@ def sources_of_store(store: Store) -> Cohort | None:
     for case in store.cases:
         images = {key: Path(path) for key, path in case.sources.items()}
         label, brain = images.pop("label", None), images.pop("brain", None)
+        repeats: dict[str, tuple[Path, ...]] = {}
+        for key in [key for key in images if sequence_of(key) != key]:  # runs, in the order of their numbers
+            repeats[sequence_of(key)] = (*repeats.get(sequence_of(key), ()), images.pop(key))
         dataset, subject, session = who(case.name)
-        cases.append(Case(subject=subject, session=session, dataset=dataset, images=images, label=label,
+        cases.append(Case(subject=subject, session=session, dataset=dataset, images=images, repeats=repeats, label=label,
                           sparse=case.sparse, brain=brain))  # fmt: skip
     return Cohort(cases=tuple(cases), labels=store.labels, name=store.root.name)
 

@@ -286,9 +286,9 @@ def start_network(folder: Path) -> NetworkChoice:
 
 def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage, encoder: Encoder, plan: Plan) -> None:
     needs, patch = method.needs, stage.patch
-    if len(plan.modalities) < needs.modalities:
+    if len(plan.sequences) < needs.modalities:
         raise SettingsError(
-            f"method {name} needs at least {needs.modalities} sequences, the plan has {', '.join(plan.modalities)}; "
+            f"method {name} needs at least {needs.modalities} sequences, the plan has {', '.join(plan.sequences)}; "
             "prepare more sequences or choose another method"
         )
     if stage.batch < needs.batch:

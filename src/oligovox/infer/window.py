@@ -103,7 +103,8 @@ def blend(
     """
     shape = image.shape[1:]
     pad = [(max(window - side, 0) // 2, max(window - side, 0)) for side, window in zip(shape, patch, strict=True)]
-    image = nn.functional.pad(image, [n for half, all_ in reversed(pad) for n in (half, all_ - half)])
+    if any(more for _, more in pad):
+        image = nn.functional.pad(image, [n for half, all_ in reversed(pad) for n in (half, all_ - half)])
     weight = _gaussian(patch)
     total, weights = torch.zeros(()), torch.zeros(image.shape[1:])
     windows = [
@@ -119,7 +120,7 @@ def blend(
             total[(slice(None), *place)] += weight * found
             weights[place] += weight
     inside = [slice(half, half + side) for (half, _), side in zip(pad, shape, strict=True)]
-    return (total / weights)[(slice(None), *inside)]
+    return total.div_(weights)[(slice(None), *inside)]
 
 
 def corners(shape: Sequence[int], patch: tuple[int, int, int], overlap: float) -> list[tuple[int, ...]]:

@@ -49,8 +49,8 @@ class Stems(nn.Module):
     def forward(self, image: Float[Tensor, "b m x y z"], present: Bool[Tensor, "b m"]) -> Float[Tensor, "b c u v w"]:
         """(b, m, x, y, z) → (b, channels, x / stride, y / stride, z / stride)."""
         m = self.filters.shape[1]
-        own = [[channel for channel, other in enumerate(self.stem_of) if other == stem] for stem in range(m)]
-        runs = torch.stack([present[:, channels].sum(1) for channels in own], dim=1)
+        own = [[present[:, n] for n, other in enumerate(self.stem_of) if other == stem] for stem in range(m)]
+        runs = torch.stack([torch.stack(acquired, dim=1).sum(1) for acquired in own], dim=1)
         told = (runs > 0).sum(1)
         said: list[Tensor] = []
         for index in self.order:

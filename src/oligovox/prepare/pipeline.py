@@ -297,7 +297,9 @@ def _to_one_grid(case: Case, loaded: _Loaded, plan: Plan, classes: int) -> _Prep
     foreground = _foreground(loaded, affine, shape)
     label = None if loaded.label is None else geometry.resample_labels(loaded.label, affine, shape, classes)
     if not foreground.any():
-        raise ImageError(case.images[loaded.reference], "no foreground on its grid", "check brain mask and orientation")
+        raise ImageError(
+            case.acquisitions[loaded.reference], "no foreground on its grid", "check brain mask and orientation"
+        )
     low, high = _box(foreground if label is None else foreground | (label > 0), plan.margin)
     crop = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     prepared = _Prepared(
@@ -363,14 +365,14 @@ def _sequence(case: Case, name: str, volume: Volume, reference: Volume, prepared
     seen = prepared.foreground & geometry.inside(volume, prepared.affine, prepared.shape)
     if not seen.any():
         raise GeometryError(
-            f"{case.images[name]}: {name} does not overlap with the foreground of the reference image; "
+            f"{case.acquisitions[name]}: {name} does not overlap with the foreground of the reference image; "
             "check its header, register it to the others, or leave it out"
         )
     array = resample_to(volume, prepared.affine, prepared.shape, IMAGE_ORDER, smooth=True).array
     scale = robust_scale(array[seen])
     if scale.sd == 0:
         raise ImageError(
-            case.images[name], f"{name} is constant in the foreground", "check the file and the brain mask"
+            case.acquisitions[name], f"{name} is constant in the foreground", "check the file and the brain mask"
         )
     native = geometry.spacing_of(volume.affine)
     whole = geometry.whole_voxels_apart(volume.affine, prepared.affine, prepared.shape)

@@ -69,10 +69,13 @@ class Plan(Settings):
         names = tuple(map(channel if field.field_name == "modalities" else canonical, names))
         if len(set(names)) != len(names):
             raise ValueError("each sequence may be named once only")
-        if alone := [name for name in names if sequence_of(name) not in names]:
-            raise ValueError(
-                f"{alone[0]} is a further acquisition of {sequence_of(alone[0])}, which is not in the plan"
-            )
+        seen: dict[str, int] = {}
+        for name in names:
+            sequence = sequence_of(name)
+            expected = f"{sequence}_run-{seen[sequence] + 1}" if sequence in seen else sequence
+            if name != expected:
+                raise ValueError(f"{name} is a further acquisition of {sequence}; {expected} has to be named before it")
+            seen[sequence] = seen.get(sequence, 0) + 1
         return names
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from oligovox import settings as base
-from oligovox.cohort.modalities import canonical
+from oligovox.cohort.modalities import canonical, sequence_of
 from oligovox.errors import SettingsError
 from oligovox.losses.masked import masked_mean
 from oligovox.losses.outliers import slope_note
@@ -28,7 +28,7 @@ from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import random_blocks, spread
+from oligovox.sample.masks import by_sequence, in_channels, random_blocks, spread
 
 
 class Settings(base.Settings):
@@ -137,14 +137,16 @@ class Generative(Method[Views]):
         """Acquired sequences to generate, never all of a sample's; none where a sample cannot spare one."""
         chosen = self.settings
         if chosen.policy == "target_sequences":
-            wanted = present & torch.tensor([name in chosen.targets for name in self.modalities], device=present.device)
+            targets = [sequence_of(name) in chosen.targets for name in self.modalities]
+            wanted = present & torch.tensor(targets, device=present.device)
         elif chosen.policy == "cross_modal":
-            acquired = present.sum(1, keepdim=True)
-            draw = torch.rand(len(present), present.shape[1] + 2, generator=rng, device=rng.device)
+            there = by_sequence(present, self.modalities)
+            acquired = there.sum(1, keepdim=True)
+            draw = torch.rand(len(there), there.shape[1] + 2, generator=rng, device=rng.device)
             several = 1 + (draw[:, :1] * (acquired - 1)).long()
             count = torch.where(draw[:, 1:2] < chosen.single, 1, several)
-            rank = draw[:, 2:].where(present, 2.0).argsort(1).argsort(1)
-            wanted = present & (rank < count)
+            rank = draw[:, 2:].where(there, 2.0).argsort(1).argsort(1)
+            wanted = in_channels(rank < count, present, self.modalities)
         else:
             wanted = torch.zeros_like(present)
         return wanted & (present & ~wanted).any(1, keepdim=True)

@@ -98,7 +98,7 @@ class Vox2Vec(Method[Views]):
             cropped = replace(
                 batch, image=cut(batch.image, start, crop), foreground=cut(batch.foreground, start, crop), label=None
             )
-            kept = drop_sequences(batch.present, chosen.hide, rng)
+            kept = drop_sequences(batch.present, batch.modalities, chosen.hide, rng)
             images.append(augment(cropped, effects, rng).image.where(kept[:, :, None, None, None], 0.0))
             present.append(kept)
             voxels.append(torch.cat([sample + number * len(batch), place - start[sample[:, 0]]], 1))

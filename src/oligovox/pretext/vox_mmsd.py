@@ -167,7 +167,7 @@ class VoxMMSD(Method[Views]):
         crops = torch.cat([cut(whole, start, crop) for start in starts])
         image, acquired = crops[:, :m], batch.present.repeat(2, 1)
         inside = spread(acquired) & (crops[:, m:] > 0)
-        hidden = self._hide(acquired, crop, rng)
+        hidden = self._hide(acquired, batch.modalities, crop, rng)
         seen = inside & ~hidden
         voxels, paired = self._pair(seen, starts[0] - starts[1], rng)
         low, high = _limits(image, inside)
@@ -188,11 +188,11 @@ class VoxMMSD(Method[Views]):
         )
 
     def _hide(
-        self, acquired: Bool[Tensor, "v m"], crop: Sequence[int], rng: torch.Generator
+        self, acquired: Bool[Tensor, "v m"], modalities: Sequence[str], crop: Sequence[int], rng: torch.Generator
     ) -> Bool[Tensor, "v m x y z"]:
         chosen = self.settings
         if chosen.masking == "modality":
-            return spread(~drop_sequences(acquired, chosen.ratio, rng)).expand(*acquired.shape, *crop)
+            return spread(~drop_sequences(acquired, modalities, chosen.ratio, rng)).expand(*acquired.shape, *crop)
         shape, shared = (*acquired.shape, *crop), chosen.masking == "shared"
         return thrown_blocks(shape, chosen.blocks, chosen.ratio, rng, shared=shared, even=chosen.even_blocks)
 

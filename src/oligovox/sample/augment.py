@@ -24,8 +24,9 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from oligovox.cohort.modalities import sequences_of
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import some_of
+from oligovox.sample.masks import by_sequence, in_channels, some_of
 from oligovox.settings import Settings, ordered, silent
 
 _LATTICE = 7  # control points per axis of the displacement: four spline spans across the patch
@@ -182,7 +183,7 @@ def draw_parameters(b: int, m: int, settings: Augmentation, rng: torch.Generator
 @torch.no_grad()
 def apply(batch: Batch, parameters: Parameters) -> Batch:
     """Apply drawn parameters; the batch is not changed, and neutral parameters give an equal batch."""
-    shown = _shown(batch.present, parameters)
+    shown = _shown(batch.present, batch.modalities, parameters)
     image, foreground = batch.image * shown[:, :, None, None, None], batch.foreground.clone()
     label = None if batch.label is None else batch.label.clone()
     spacing = batch.spacing.cpu()
@@ -205,11 +206,13 @@ def apply(batch: Batch, parameters: Parameters) -> Batch:
     return replace(batch, image=image, present=shown, foreground=foreground, label=label)
 
 
-def _shown(present: Bool[Tensor, "b m"], parameters: Parameters) -> Bool[Tensor, "b m"]:
-    """Sequences that are acquired and not hidden; never none of those acquired."""
+def _shown(present: Bool[Tensor, "b m"], modalities: Sequence[str], parameters: Parameters) -> Bool[Tensor, "b m"]:
+    """Channels of sequences that are acquired and not hidden; never none of those acquired. A sequence's first channel draws for all its acquisitions."""
     stay, share = parameters.stay.to(present.device), parameters.share.to(present.device)
-    alone = some_of(present, stay, torch.zeros_like(share))
-    return some_of(present, stay, share) & ((stay >= 0) | alone)
+    first = [list(modalities).index(name) for name in sequences_of(modalities)]
+    there, stay = by_sequence(present, modalities), torch.stack([stay[:, channel] for channel in first], dim=1)
+    alone = some_of(there, stay, torch.zeros_like(share))
+    return in_channels(some_of(there, stay, share) & ((stay >= 0) | alone), present, modalities)
 
 
 # ── space ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -93,7 +93,7 @@ def view_pair(
     def view(starts: Int[Tensor, "b 3"]) -> Batch:
         image, foreground = cut(batch.image, starts, crop), cut(batch.foreground, starts, crop)
         changed = augment(replace(batch, image=image, foreground=foreground, label=None), effects, rng)
-        kept = drop_sequences(batch.present, hide, rng)
+        kept = drop_sequences(batch.present, batch.modalities, hide, rng)
         return replace(changed, image=changed.image.where(kept[:, :, None, None, None], 0.0), present=kept)
 
     first, second = overlapping_starts(len(batch), batch.image.shape[2:], crop, share, rng)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from oligovox.cohort.modalities import sequence_of, sequences_of
 from oligovox.errors import SettingsError
 
 
@@ -53,16 +54,42 @@ def random_blocks(
     return hidden
 
 
-def drop_sequences(present: Bool[Tensor, "b m"], probability: float, rng: torch.Generator) -> Bool[Tensor, "b m"]:
-    """Sequences that stay: each acquired one is dropped with this probability, but never all of a sample's.
+def by_sequence(present: Bool[Tensor, "b m"], modalities: Sequence[str]) -> Bool[Tensor, "b s"]:
+    """Whether some acquisition of each sequence is there; `present` itself where each has one channel."""
+    return torch.stack([present[:, own].any(1) for own in _channels(modalities, present.device)], dim=1)
+
+
+def in_channels(
+    kept: Bool[Tensor, "b s"], present: Bool[Tensor, "b m"], modalities: Sequence[str]
+) -> Bool[Tensor, "b m"]:
+    """What is said of sequences, said of those of their acquisitions that are there."""
+    found = torch.zeros_like(present)
+    for number, own in enumerate(_channels(modalities, present.device)):
+        found[:, own] = present[:, own] & kept[:, number, None]
+    return found
+
+
+def _channels(modalities: Sequence[str], device: torch.device) -> list[Tensor]:
+    """The channels of each sequence."""
+    names = [sequence_of(name) for name in modalities]
+    found = ([n for n, other in enumerate(names) if other == name] for name in sequences_of(modalities))
+    return [torch.tensor(own, device=device) for own in found]
+
+
+def drop_sequences(
+    present: Bool[Tensor, "b m"], modalities: Sequence[str], probability: float, rng: torch.Generator
+) -> Bool[Tensor, "b m"]:
+    """Channels that stay: each acquired sequence is dropped with this probability, all its acquisitions, but never all of a sample's.
 
     Args:
         present: acquired or not.
-        probability: in [0, 1]; at 1 one stays.
+        modalities: names of the channels.
+        probability: in [0, 1]; at 1 one sequence stays.
         rng: on the device of `present`.
     """
-    draw = torch.rand(present.shape, generator=rng, device=rng.device).where(present, -1.0)
-    return present & ((draw >= probability) | (draw == draw.amax(1, keepdim=True)))
+    there = by_sequence(present, modalities)
+    draw = torch.rand(there.shape, generator=rng, device=rng.device).where(there, -1.0)
+    return in_channels((draw >= probability) | (draw == draw.amax(1, keepdim=True)), present, modalities)
 
 
 def some_of(

@@ -23,7 +23,7 @@ from oligovox.losses.masked import mean_over_samples
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import some_of
+from oligovox.sample.masks import by_sequence, in_channels, some_of
 from oligovox.tasks import segmentation
 
 
@@ -69,9 +69,10 @@ class HiddenSequences(Method[Views]):
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Draw which sequences stay."""
         seen = self.task.views(batch, rng)
-        score = torch.rand(seen.present.shape, generator=rng, device=rng.device)
+        there = by_sequence(seen.present, batch.modalities)
+        score = torch.rand(there.shape, generator=rng, device=rng.device)
         share = torch.rand(len(score), generator=rng, device=rng.device)
-        shown = some_of(seen.present, score, share)
+        shown = in_channels(some_of(there, score, share), seen.present, batch.modalities)
         return Views(seen.image, seen.present, shown, seen.label, batch.foreground[:, 0])
 
     def losses(self, views: Views, clock: Clock) -> Losses:
