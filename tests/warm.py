@@ -95,9 +95,8 @@ def answer(client: socket.socket) -> None:
     client.settimeout(0.01)
     while not (ended := os.waitpid(command, os.WNOHANG))[0]:
         with suppress(TimeoutError, ProcessLookupError):
-            client.recv(
-                1
-            )  # nothing comes; it returns when nobody waits any more: the command ends then, and its workers
+            # Nothing comes: it returns when nobody waits any more, and then the command ends, its workers too.
+            client.recv(1)
             os.killpg(command, signal.SIGKILL)
     client.sendall(str(os.waitstatus_to_exitcode(ended[1])).encode())
     os._exit(0)

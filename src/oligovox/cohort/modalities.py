@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -47,6 +47,12 @@ def sequence_of(channel: str) -> str:
 def sequences_of(channels: Iterable[str]) -> tuple[str, ...]:
     """Each once, in the order of the channels."""
     return tuple(dict.fromkeys(map(sequence_of, channels)))
+
+
+def places_of(channels: Sequence[str]) -> list[int]:
+    """Of each channel the place of its sequence in `sequences_of(channels)`."""
+    sequences = sequences_of(channels)
+    return [sequences.index(sequence_of(name)) for name in channels]
 
 
 def channel(name: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from oligovox.cohort.modalities import sequence_of, sequences_of
+from oligovox.cohort.modalities import places_of, sequences_of
 from oligovox.networks.blocks import SLOPE
 
 Fusion = Literal["early", "stems"]
@@ -38,11 +38,10 @@ class Stems(nn.Module):
 
     def __init__(self, modalities: tuple[str, ...], channels: int, stride: int = 1) -> None:
         super().__init__()
-        sequences = sequences_of(modalities)
-        m = len(sequences)
+        m = len(sequences_of(modalities))
         self.stride = stride
         self.order = sorted(range(len(modalities)), key=lambda index: modalities[index])
-        self.stem_of = [sequences.index(sequence_of(name)) for name in modalities]
+        self.stem_of = places_of(modalities)
         self.filters = nn.Parameter(nn.init.kaiming_normal_(torch.empty(channels, m, 3, 3, 3), a=SLOPE))
         self.offsets = nn.Parameter(torch.randn(channels, m) * m**-0.5)  # as loud as availability channels at the start
 

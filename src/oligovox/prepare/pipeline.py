@@ -133,7 +133,8 @@ def _check_case(case: Case, plan: Plan) -> None:
 
 def _sources(case: Case, plan: Plan) -> dict[str, Path]:
     """The files that are used: sequences and their further acquisitions in the plan's order, then 'label' and 'brain' where there are any."""
-    files = {name: case.acquisitions[name] for name in plan.modalities if name in case.acquisitions}
+    images = case.acquisitions
+    files = {name: images[name] for name in plan.modalities if name in images}
     return files | {key: path for key, path in (("label", case.label), ("brain", case.brain)) if path}
 
 

@@ -210,7 +210,7 @@ def _shown(present: Bool[Tensor, "b m"], modalities: Sequence[str], parameters: 
     """Channels of sequences that are acquired and not hidden; never none of those acquired. A sequence's first channel draws for all its acquisitions."""
     stay, share = parameters.stay.to(present.device), parameters.share.to(present.device)
     first = [list(modalities).index(name) for name in sequences_of(modalities)]
-    there, stay = by_sequence(present, modalities), torch.stack([stay[:, channel] for channel in first], dim=1)
+    there, stay = by_sequence(present, modalities), stay[:, first]
     alone = some_of(there, stay, torch.zeros_like(share))
     return in_channels(some_of(there, stay, share) & ((stay >= 0) | alone), present, modalities)
 

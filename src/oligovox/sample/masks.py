@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from oligovox.cohort.modalities import sequence_of, sequences_of
+from oligovox.cohort.modalities import places_of, sequences_of
 from oligovox.errors import SettingsError
 
 
@@ -56,24 +56,16 @@ def random_blocks(
 
 def by_sequence(present: Bool[Tensor, "b m"], modalities: Sequence[str]) -> Bool[Tensor, "b s"]:
     """Whether some acquisition of each sequence is there; `present` itself where each has one channel."""
-    return torch.stack([present[:, own].any(1) for own in _channels(modalities, present.device)], dim=1)
+    places = torch.tensor(places_of(modalities), device=present.device)
+    runs = torch.zeros(len(present), len(sequences_of(modalities)), dtype=torch.int32, device=present.device)
+    return runs.index_add(1, places, present.int()) > 0
 
 
 def in_channels(
     kept: Bool[Tensor, "b s"], present: Bool[Tensor, "b m"], modalities: Sequence[str]
 ) -> Bool[Tensor, "b m"]:
     """What is said of sequences, said of those of their acquisitions that are there."""
-    found = torch.zeros_like(present)
-    for number, own in enumerate(_channels(modalities, present.device)):
-        found[:, own] = present[:, own] & kept[:, number, None]
-    return found
-
-
-def _channels(modalities: Sequence[str], device: torch.device) -> list[Tensor]:
-    """The channels of each sequence."""
-    names = [sequence_of(name) for name in modalities]
-    found = ([n for n, other in enumerate(names) if other == name] for name in sequences_of(modalities))
-    return [torch.tensor(own, device=device) for own in found]
+    return present & kept[:, places_of(modalities)]
 
 
 def drop_sequences(
