@@ -41,12 +41,14 @@ CUT = ("spacing=4", "patch=16") if QUICK else ()
 
 @dataclass(frozen=True)
 class Ground:
-    """Seeds of a cohort's people, what is asked of the simulator beside the preset, the steps of every training, and where its results go."""
+    """Seeds of a cohort's people, what is asked of the simulator beside the preset, how every network is trained, and where its results go."""
 
     seeds: dict[str, int]
     changes: tuple[str, ...]
     steps: int
     name: str
+    lr: str = "3e-4"
+    usual: tuple[str, ...] = ()
 
     @property
     def result(self):
@@ -70,9 +72,8 @@ SHAPE = (
 )
 GROUNDS = {
     "iron": Ground({"tune": 1700, "study": 1701}, (), 300, "rims"),
-    "shape": Ground({"tune": 1710, "study": 1711}, SHAPE, 600, "rims_shape"),
+    "shape": Ground({"tune": 1710, "study": 1711}, SHAPE, 300, "rims_shape", "1e-3", ("mirror=true",)),
 }
-LR = "3e-4"  # of FRODO's network; see study_rims.md
 FRODO = (f"network.settings.preset={'nano' if QUICK else 'cpu'}",)
 START = (
     "pretrain.method=frodo",
@@ -92,21 +93,20 @@ class Arm:
 
     Attributes:
         changes: settings of `oligovox classify train`, beside COMMON.
-        lr: learning rate, chosen on people for development (study_rims.md); that of a start is half of it, as in the paper.
         network: has steps to take at all.
     """
 
     changes: tuple[str, ...] = ()
-    lr: str = LR
     network: bool = True
 
-    def settings(self, steps, lr=None, more=()):
-        """As `oligovox classify train` would read them."""
+    def settings(self, ground, lr=None, more=()):
+        """As `oligovox classify train` would read them. The rate is chosen on people for development (study_rims.md); that of a start is half of it, as in the paper."""
+        steps = ground.steps
         size = ("patch=32", "batch=16", f"training.steps={steps}", f"training.validate_every={steps // 6}")
         quick = ("patch=16", "batch=4", "training.steps=2", "training.validate_every=1", "folds=2")
-        rate, said = float(lr or self.lr), []
+        rate, said = float(lr or ground.lr), []
         if self.network:
-            said = [*(quick if QUICK else size), *COMMON, f"training.lr={rate:g}"]
+            said = [*(quick if QUICK else size), *COMMON, *ground.usual, f"training.lr={rate:g}"]
             if any(change.startswith("pretrain.") for change in self.changes):
                 said.append(f"pretrain.training.lr={rate / 2:g}")
         elif QUICK:
@@ -192,7 +192,7 @@ def tune(chosen):
     lesions_of("tune", chosen.ground, chosen.out, chosen.workers)
     short = ("folds=2", f"training.steps={1 if QUICK else chosen.ground.steps // 2}")
     jobs = [
-        (f"tune {name} {rate}", ARMS[name].settings(chosen.ground.steps, rate, short))
+        (f"tune {name} {rate}", ARMS[name].settings(chosen.ground, rate, short))
         for name, rates in RATES.items()
         for rate in rates
     ]
@@ -281,7 +281,7 @@ def collect(chosen):
     for name in (name for name in ARMS if name in limits):
         found = lesion_intervals(said[name], truth, people, Settings(), seed=0, thresholds=called[name])
         arms[name] = {
-            "settings": ARMS[name].settings(ground.steps).model_dump(mode="json", exclude_unset=True), "cpu_seconds": seconds[name], "thresholds": limits[name],
+            "settings": ARMS[name].settings(ground).model_dump(mode="json", exclude_unset=True), "cpu_seconds": seconds[name], "thresholds": limits[name],
             "scores": {metric: found["lesion"][metric].as_row() for metric in MAIN}, "ece": reliability(said[name], truth).ece,
             "told_apart": told_apart(said[name], made), "pr_auc_within_folds": within_folds(said[name], truth, people, rows),
             "people": {region: {metric: estimate.as_row() for metric, estimate in found[region].items()} for region in ("patient_1", "count")},
@@ -364,7 +364,7 @@ def main():
         return
     if not chosen.collect:
         lesions_of("study", chosen.ground, chosen.out, chosen.workers)
-        jobs = [(name, ARMS[name].settings(chosen.ground.steps)) for name in chosen.arms]
+        jobs = [(name, ARMS[name].settings(chosen.ground)) for name in chosen.arms]
         done(chosen.out, "study", jobs, chosen.workers)
     collect(chosen)
 

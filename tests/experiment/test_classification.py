@@ -34,6 +34,7 @@ from oligovox.files import read_json, read_tsv, write_json, write_tsv
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
 from oligovox.prepare.lesion_store import LesionStore
+from oligovox.sample.augment import Augmentation
 from oligovox.sample.batch import Batch
 
 # --- a classifier and a pretext of a few lines -----------------------------------------------------------------------
@@ -336,6 +337,29 @@ def test_a_transductive_start_is_one_and_is_said(store: LesionStore, tmp_path: P
     assert tuple(start["trained_on"]) == store.people
     assert read_json(tmp_path / "run" / "fold-1" / "train" / "model" / "model.json")["transductive"]
     assert "transductive" in (tmp_path / "run" / "classify.html").read_text(encoding="utf-8")
+
+
+def test_only_what_is_learned_from_is_augmented(
+    store: LesionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "augmentation" not in CHOSEN.model_dump(mode="json"), "runs begun before it go on"
+    chosen = settings.parse(Classify, {"augmentation": {"noise": 1.0}}, "test").augmentation
+    assert chosen == Augmentation.only(noise=1.0), "what is not named does not happen"
+    original, seen = classification.augment, []
+
+    def spy(batch: Batch, asked: Augmentation, rng: torch.Generator) -> Batch:
+        changed = original(batch, asked, rng)
+        assert asked == chosen
+        assert not changed.image[~batch.foreground.expand_as(batch.image)].any(), "what is not shown stays 0"
+        seen.append((changed.image - batch.image).abs().amax((1, 2, 3, 4)))
+        return changed
+
+    monkeypatch.setattr(classification, "augment", spy)
+    experiment.classify_train(store, tmp_path / "run", chosen=changed(augmentation=chosen, pretrain=PRETRAIN))
+    assert len(seen) == 3 * 4, "each step of each fold; no start, no validation, no test"
+    assert all((moved > 0).all() for moved in seen)
+    with pytest.raises(CheckpointError, match="has other settings"):
+        experiment.classify_train(store, tmp_path / "run", chosen=changed(pretrain=PRETRAIN))
 
 
 def test_a_run_stopped_anywhere_goes_on_and_ends_the_same(

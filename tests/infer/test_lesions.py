@@ -12,14 +12,16 @@ from torch import Tensor
 from oligovox.errors import RunError
 from oligovox.infer.lesions import occlusion, predict_lesions
 from oligovox.prepare.lesion_store import StoredLesion
-from oligovox.sample.lesions import lesion_batch
+from oligovox.sample.lesions import SPREADS, lesion_batch
+
+SAID = np.arange(5) * 15 / 16  # exact in float16 as they are stored
 
 
 @pytest.fixture
 def lesions(tmp_path: Path) -> list[StoredLesion]:
-    """Five lesions; in the QSM of the k-th one voxel of the lesion is k for the network."""
+    """Five lesions; in the QSM of the k-th one voxel of the lesion is the k-th of SAID for the network."""
     image, seen = np.full((5, 2, 8, 8, 8), 0.5, np.float16), np.zeros((5, 8, 8, 8), np.uint8)
-    image[:, 0, 3, 4, 5] += np.arange(5) / 2
+    image[:, 0, 3, 4, 5] += np.arange(5) / 32
     seen[:, 1:7, 1:7, 1:7] = 1
     seen[:, 3, 4, 5] = 2
     np.save(tmp_path / "image.npy", image)
@@ -33,7 +35,7 @@ def total(image: Tensor, present: Tensor) -> Tensor:
 
 
 def test_probabilities_are_in_order_whatever_the_batch(lesions: list[StoredLesion]) -> None:
-    expected = 1 / (1 + np.exp(2.0 - np.arange(5)))
+    expected = 1 / (1 + np.exp(2.0 - SAID))
     for batch in (1, 2, 16):
         found = predict_lesions(total, lesions, patch=8, spacing=1.0, batch=batch)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -48,9 +50,33 @@ def test_a_network_that_reads_the_lesion_is_told_where_it_is(lesions: list[Store
             return image[:, 0][lesion]
 
     found = predict_lesions(Reads(), lesions, patch=8, spacing=1.0, batch=3)
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.arange(5))), rtol=1e-6)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-SAID)), rtol=1e-6)
     fall = occlusion(Reads(), lesion_batch(lesions, 8, 1.0), 4, side=2, neutral=(0.5,))
-    assert fall[0, 3, 4, 5] == pytest.approx(3.5)
+    assert fall[0, 3, 4, 5] == pytest.approx(SAID[4] - 0.5)
+
+
+def test_mirrored_answers_do_not_know_left_from_right(lesions: list[StoredLesion]) -> None:
+    class Corner:
+        """Says what is in one corner, of image and of lesion; so the mean over the mirror images is the mean of the eight corners."""
+
+        reads_lesion = True
+
+        def __call__(self, image: Tensor, present: Tensor, lesion: Tensor) -> Tensor:
+            return image[:, 1, 0, 0, 0] + lesion[:, 0, 0, 0]
+
+    image, seen = np.load(lesions[0].folder / "image.npy"), np.load(lesions[0].folder / "seen.npy")
+    image[:, 1] = np.random.default_rng(0).random((5, 8, 8, 8))
+    seen[:, 0, 0, 0] = 2
+    np.save(lesions[0].folder / "image.npy", image)
+    np.save(lesions[0].folder / "seen.npy", seen)
+    corners = SPREADS[1] * (2 * image[:, 1, ::7, ::7, ::7].astype(float) - 1)
+    found = predict_lesions(Corner(), lesions, patch=8, spacing=1.0, batch=2, mirror=True)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-corners.mean((1, 2, 3)) - 1 / 8)), rtol=1e-6)
+    np.save(lesions[0].folder / "image.npy", image[:, :, ::-1, :, ::-1])
+    np.save(lesions[0].folder / "seen.npy", seen[:, ::-1, :, ::-1])
+    np.testing.assert_allclose(predict_lesions(Corner(), lesions, patch=8, spacing=1.0, mirror=True), found, rtol=1e-6)
+    plain = predict_lesions(Corner(), lesions, patch=8, spacing=1.0)
+    np.testing.assert_allclose(plain, 1 / (1 + np.exp(-corners[:, 1, 0, 1])), rtol=1e-6)
 
 
 def test_a_lesion_without_an_answer_is_named(lesions: list[StoredLesion]) -> None:
@@ -64,11 +90,11 @@ def test_hiding_what_the_answer_rests_on_lets_it_fall(lesions: list[StoredLesion
     batch = lesion_batch(lesions, 8, 1.0)
     fall = occlusion(lambda image, present: image[:, 0, 3, 4, 5] * 2, batch, 4, side=2, neutral=(0.5, 0.0))
     assert fall.shape == (2, 8, 8, 8)
-    assert fall[0, 3, 4, 5] == pytest.approx(2 * (4 - 0.5))
+    assert fall[0, 3, 4, 5] == pytest.approx(2 * (SAID[4] - 0.5))
     assert not fall[0, ~batch.foreground[4, 0].numpy()].any()
     assert not fall[0, 6:].any()
     assert not fall[1].any()
-    assert batch.image[4, 0, 3, 4, 5] == 4
+    assert batch.image[4, 0, 3, 4, 5] == SAID[4]
 
 
 def test_one_slice_needs_the_cubes_through_it_only(lesions: list[StoredLesion]) -> None:
@@ -93,5 +119,5 @@ def test_a_sequence_that_is_not_read_has_no_influence(lesions: list[StoredLesion
         return image[:, 0, 3, 4, 5] + 1e-3 * len(image)
 
     falls = occlusion(rounding, lesion_batch(lesions, 8, 1.0), 4, side=2, neutral=(0.0, 0.25))
-    assert falls[0].max() == 4
+    assert falls[0].max() == SAID[4]
     assert not falls[1].any()

@@ -57,9 +57,9 @@ def test_the_batch_is_what_is_stored(lesions: tuple[StoredLesion, ...]) -> None:
     batch = lesion_batch(lesions[:5], 4, 1.0)
     assert batch.modalities == ("QSM", "FLAIR")
     assert batch.image.shape == (5, 2, 4, 4, 4)
-    np.testing.assert_array_equal(
-        batch.image[3].numpy(), 2 * lesions[3].image()[:, 2:6, 2:6, 2:6].astype(np.float32) - 1
-    )
+    stored = lesions[3].image()[:, 2:6, 2:6, 2:6].astype(np.float32)
+    spreads = np.array([15, 2])[:, None, None, None]  # 20 ppb are 1, and half of FLAIR's way from the middle to an end
+    np.testing.assert_array_equal(batch.image[3].numpy(), (2 * stored - 1) * spreads)
     assert batch.foreground.all()
     assert batch.label is not None
     assert batch.label.sum() == 5 * 4

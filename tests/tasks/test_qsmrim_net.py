@@ -83,7 +83,7 @@ def test_the_loss_is_the_mean_over_lesions_and_new_rims() -> None:
 def test_the_numbers_are_those_of_qsm_in_the_lesion() -> None:
     method, batch = _method(), _batch(1, 0)
     rows = method.views(batch, _rng()).radiomic
-    expected = radiomics(batch.image[1, 1].double().numpy(), batch.label[1].numpy() == 1, (1, 1, 1), 25 / 300)
+    expected = radiomics(batch.image[1, 1].double().numpy(), batch.label[1].numpy() == 1, (1, 1, 1), 25 / 20)
     np.testing.assert_allclose(rows[1], expected, rtol=1e-5)
     image = batch.image.clone()
     image[:, 1] = image[:, 1].where(batch.label == 1, 0.5)  # QSM outside the lesion

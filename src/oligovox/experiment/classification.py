@@ -45,11 +45,13 @@ from oligovox.infer.calibration import Calibration, calibration_of
 from oligovox.infer.lesions import predict_lesions
 from oligovox.metrics.protocols.prl import best_threshold, score_lesions
 from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
+from oligovox.sample.augment import Augmentation, augment
+from oligovox.sample.batch import Batch
 from oligovox.sample.lesions import LesionSource
 from oligovox.sample.turns import Turns, turned
 from oligovox.settings import parse
 
-FORMAT = 3
+FORMAT = 4
 PREDICTIONS = (
     *("lesion", "person", "fold", "grade", "uncertain", "probability", "threshold", "called"),
     *("exam", "number", "x", "y", "z", "volume_mm3"),
@@ -57,6 +59,7 @@ PREDICTIONS = (
 """Columns of predictions.tsv."""
 
 _BEST_BY = "pr_auc"
+_PLAIN = Augmentation.only()
 _Answer = Callable[[Sequence[StoredLesion]], NDArray[np.float64]]
 
 
@@ -112,6 +115,12 @@ class _Stage:
     turns: Turns
     classifies: bool
     transductive: bool
+    augmentation: Augmentation = _PLAIN
+
+    def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Flips and turns, then what is asked beside them."""
+        batch = turned(batch, self.turns, rng)
+        return batch if self.augmentation == _PLAIN else augment(batch, self.augmentation, rng)
 
 
 @dataclass(frozen=True)
@@ -210,7 +219,7 @@ class _Run:
         )  # fmt: skip
         stage = _Stage(
             method=chosen.method, settings=with_counts(chosen, train), training=chosen.training, turns=chosen.turns,
-            classifies=True, transductive=transductive,
+            classifies=True, transductive=transductive, augmentation=chosen.augmentation,
         )  # fmt: skip
         model = self._trained(stage, source, home / "train", sorted(seen), start, validate)
         network = load_network(model)[0].to(Runtime(chosen.training).device)
@@ -270,6 +279,8 @@ class _Run:
             "balanced": self.chosen.balanced,
             "turns": stage.turns.model_dump(),
         }
+        if stage.augmentation != _PLAIN:
+            drawn["augmentation"] = stage.augmentation.model_dump()
         return fit_and_export(
             method,
             source.batch,
@@ -277,7 +288,7 @@ class _Run:
             out,
             description,
             runtime=runtime,
-            augment=lambda batch, rng: turned(batch, stage.turns, rng),
+            augment=stage.augment,
             validate=validate,
             best_by=_BEST_BY,
             data=drawn,
@@ -292,6 +303,7 @@ class _Run:
             patch=self.chosen.patch,
             spacing=self.store.plan.spacing,
             batch=self.chosen.batch,
+            mirror=self.chosen.mirror,
             device=device,
         )
 

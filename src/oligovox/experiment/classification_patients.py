@@ -99,7 +99,7 @@ def classify_predict(
     if about["settings"]["method"] == FOREST:
         probability, seen_in_training = _by_forests(models, store)
     else:
-        probability, seen_in_training = _by_networks(models, store, int(about["settings"]["patch"]), Runtime(hardware))
+        probability, seen_in_training = _by_networks(models, store, about["settings"], Runtime(hardware))
     threshold = float(np.mean([read_json(model.parents[1] / "fold.json")["threshold"] for model in models]))
     rows = prediction_rows(store.lesions, probability, np.full(len(store), threshold), None)
     warnings = _warnings(about)
@@ -166,7 +166,7 @@ def _by_forests(folders: Sequence[Path], store: LesionStore) -> tuple[NDArray[np
 
 
 def _by_networks(
-    models: Sequence[Path], store: LesionStore, patch: int, runtime: Runtime
+    models: Sequence[Path], store: LesionStore, chosen: Mapping[str, Any], runtime: Runtime
 ) -> tuple[NDArray[np.float64], set[str]]:
     """Mean over the folds' networks, and whom they have learned from."""
     total, people = np.zeros(len(store)), set[str]()
@@ -178,7 +178,8 @@ def _by_networks(
         calibrate = Calibration(**read_json(model.parents[1] / "fold.json")["calibration"])
         said = predict_lesions(
             network.to(runtime.device), store.lesions,
-            patch=patch, spacing=store.plan.spacing, device=runtime.device, bf16=runtime.precision == "bf16-mixed",
+            patch=int(chosen["patch"]), spacing=store.plan.spacing, mirror=bool(chosen.get("mirror")),
+            device=runtime.device, bf16=runtime.precision == "bf16-mixed",
         )  # fmt: skip
         total += calibrate(said)
     return total / len(models), people

@@ -16,9 +16,10 @@ from oligovox.experiment.recipe import NetworkChoice, Positive, Stage
 from oligovox.experiment.training import check
 from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
 from oligovox.prepare.store import Plan
+from oligovox.sample.augment import Augmentation
 from oligovox.sample.lesions import check_patch
 from oligovox.sample.turns import Turns
-from oligovox.settings import Settings, parse
+from oligovox.settings import Settings, parse, silent
 
 _USUAL: dict[str, Any] = {
     "steps": 4000,
@@ -68,10 +69,16 @@ class Classify(Settings):
     batch: Positive = Field(16, description="lesions in a micro-batch")
     balanced: bool = Field(True, description="draw Rim+ and Rim− with even chances")
     turns: Turns = Turns()
+    augmentation: Annotated[Augmentation, _laid_over(Augmentation.only().model_dump())] = silent(
+        Augmentation.only(), description="beside flips and turns, of what is learned from; the paper has none"
+    )
     training: Annotated[Training, _laid_over(_USUAL)] = Training(**_USUAL)
     calibrate: bool = Field(
         True,
         description="fit slope and offset of a network's logit on validated people, so that it gives probabilities",
+    )
+    mirror: bool = silent(
+        False, description="average a network's logit over the eight mirror images of a lesion; 8 times slower"
     )
     pretrain: PretrainLesions | None = Field(None, description="self-supervised start; null: from scratch")
     folds: int = Field(5, ge=2, description="of people")
@@ -153,7 +160,18 @@ def _check_networks(store: LesionStore, chosen: Classify) -> None:
 
 def _check_forest(chosen: Classify) -> None:
     parse(ForestSettings, chosen.settings, f"settings of {FOREST}")
-    of_networks = {"network", "patch", "batch", "balanced", "turns", "training", "pretrain", "calibrate"}
+    of_networks = {
+        "network",
+        "patch",
+        "batch",
+        "balanced",
+        "turns",
+        "augmentation",
+        "training",
+        "pretrain",
+        "calibrate",
+        "mirror",
+    }
     idle = of_networks & chosen.model_fields_set
     if idle:
         raise SettingsError(

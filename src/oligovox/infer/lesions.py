@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from oligovox.errors import RunError
 from oligovox.prepare.lesion_store import StoredLesion
 from oligovox.sample.batch import Batch
 from oligovox.sample.lesions import lesion_batch
+
+_FLIPS = [axes for n in range(4) for axes in combinations((-3, -2, -1), n)]
 
 Classifier = Callable[..., Tensor]
 """(image (b, m, x, y, z), present (b, m)) → logit (b,) or (b, 1) of a rim; one with `reads_lesion` gets the lesion's mask (b, x, y, z) as a third.
@@ -27,6 +29,7 @@ def predict_lesions(
     patch: int,
     spacing: float,
     batch: int = 16,
+    mirror: bool = False,
     device: torch.device | str = "cpu",
     bf16: bool = False,
 ) -> NDArray[np.float64]:
@@ -38,6 +41,7 @@ def predict_lesions(
         patch: side in voxels, as in training.
         spacing: of the patches, mm.
         batch: lesions at once.
+        mirror: average the logit over all 8 flips: what is left and right then makes no difference, for 8 times the work.
         device: where to compute.
         bf16: compute in bfloat16 where the hardware has it.
 
@@ -48,13 +52,19 @@ def predict_lesions(
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
         for start in range(0, len(lesions), batch):
             part = lesion_batch(lesions[start : start + batch], patch, spacing).to(torch.device(device))
-            found.append(_logits(network, part.image, part.present, part.label).sigmoid().numpy())
+            logits = [_logits(network, *_flipped(part, axes)) for axes in (_FLIPS if mirror else _FLIPS[:1])]
+            found.append(torch.stack(logits).mean(0).sigmoid().numpy())
     chance: NDArray[np.float64] = np.concatenate(found)
     if wrong := [lesion.name for lesion, value in zip(lesions, chance, strict=True) if not np.isfinite(value)]:
         raise RunError(
             f"{wrong[0]}: the network gave no number; look at this lesion, or predict with precision 32-true"
         )
     return chance
+
+
+def _flipped(batch: Batch, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Image, sequences and lesions, these axes (-3 … -1) reversed."""
+    return batch.image.flip(axes), batch.present, None if batch.label is None else batch.label.flip(axes)
 
 
 def occlusion(

@@ -15,6 +15,9 @@ from oligovox.errors import CohortError, LabelError, SettingsError
 from oligovox.prepare.lesion_store import SEQUENCES, StoredLesion
 from oligovox.sample.batch import Batch
 
+SPREADS = (15.0, 2.0)
+"""Of half the kept range of QSM and FLAIR: what is seen of lesions has a standard deviation near 1, one unit of QSM being 20 ppb where ±300 ppb are kept."""
+
 
 class LesionSource:
     """Micro-batches of lesions. Keeps no state: any batch can be made at any time, in any thread.
@@ -83,14 +86,14 @@ class LesionSource:
 def lesion_batch(lesions: Sequence[StoredLesion], patch: int, spacing: float, *, use_grades: bool = True) -> Batch:
     """These lesions as one batch, on the CPU.
 
-    `image` is QSM and FLAIR in [-1, 1], where 0 is 0 ppb, the middle of FLAIR's range, and what is not seen; `foreground` what is seen of the patch, `label` 1 in the lesion and 0 elsewhere, `grade` 1, 0 or -1.
+    `image` is QSM and FLAIR, where 0 is 0 ppb, the middle of FLAIR's range, and what is not seen, and 1 one of SPREADS; `foreground` what is seen of the patch, `label` 1 in the lesion and 0 elsewhere, `grade` 1, 0 or -1.
     """
     start = (lesions[0].seen().shape[0] - patch) // 2
     middle = (slice(start, start + patch),) * 3
     image = np.stack([lesion.image()[(slice(None), *middle)] for lesion in lesions])
     seen = torch.from_numpy(np.stack([lesion.seen()[middle] for lesion in lesions]))
     return Batch(
-        image=2 * torch.from_numpy(image).float() - 1,
+        image=(2 * torch.from_numpy(image).float() - 1) * torch.tensor(SPREADS).view(-1, 1, 1, 1),
         present=torch.ones(len(lesions), len(SEQUENCES), dtype=torch.bool),
         foreground=(seen > 0)[:, None],
         spacing=torch.full((len(lesions), 3), spacing),

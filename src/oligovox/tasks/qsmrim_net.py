@@ -29,7 +29,7 @@ from oligovox.sample.batch import Batch
 from oligovox.sample.masks import kept_units
 
 _SLOWEST = 0.01  # share that the newest batch has in the running means, once there were a hundred
-_LEAST = 1e-8  # variance: of values in [-1, 1] many numbers differ by thousandths only
+_LEAST = 1e-8  # variance: some numbers differ by thousandths only
 _CLASSIFIER = 128  # units
 
 
@@ -37,9 +37,7 @@ class Settings(base.Settings):
     """Choices of QSMRim-Net."""
 
     primary: SequenceName = Field("QSM", description="sequence of which the radiomic numbers are")
-    bin_width: float = Field(
-        25 / 300, gt=0, description="of grey levels, in units of the image; 25 ppb where 300 ppb are 1"
-    )
+    bin_width: float = Field(1.25, gt=0, description="of grey levels, in units of the image; 25 ppb where 20 ppb are 1")
     fusion: Literal["sum", "concat"] = Field("sum", description="of the two branches; the paper's text has concat")
     neighbours: PositiveInt = Field(
         3,
