@@ -24,6 +24,7 @@ from common import QUICK, machine, progress, versions
 from oligovox.experiment import classify_extract, classify_train
 from oligovox.experiment.budget_claims import claimed
 from oligovox.experiment.classification_recipe import Classify
+from oligovox.experiment.classification_scores import missed_of
 from oligovox.experiment.recipe import changed
 from oligovox.experiment.verbs import simulate
 from oligovox.files import read_json, read_tsv, write_json, write_tsv
@@ -34,7 +35,7 @@ from oligovox.prepare.lesion_store import LesionStore
 HERE = Path(__file__).parent
 PAGE = Path(__file__).with_suffix(".md")
 KINDS = ("none", "core", "vein")
-PEOPLE = {"tune": 24, "study": 88}
+PEOPLE = {"tune": 48, "study": 88}
 SIMULATED = ("sequences=[FLAIR,QSM]", *(("spacing=4", "rims.people=1", "rims.share=[0.4,0.6]") if QUICK else ()))
 CUT = ("spacing=4", "patch=16") if QUICK else ()
 
@@ -275,11 +276,12 @@ def collect(chosen):
     said = {name: np.array([float(row[name]) for row in rows]) for name in limits}
     called = {name: np.array([limits[name][row["fold"]] for row in rows]) for name in limits}
     made, median = (np.array([row[key] for row in rows]) for key in ("made", "median_ppb"))
+    missed = missed_of(LesionStore.open(chosen.out / "study_lesions"), rows)
     one_number = 1 / (1 + np.exp(-median.astype(float) / 20))
     alone = lesion_intervals(one_number, truth, people, Settings(), seed=0)["lesion"]
     arms = {}
     for name in (name for name in ARMS if name in limits):
-        found = lesion_intervals(said[name], truth, people, Settings(), seed=0, thresholds=called[name])
+        found = lesion_intervals(said[name], truth, people, Settings(), seed=0, thresholds=called[name], missed=missed)
         arms[name] = {
             "settings": ARMS[name].settings(ground).model_dump(mode="json", exclude_unset=True), "cpu_seconds": seconds[name], "thresholds": limits[name],
             "scores": {metric: found["lesion"][metric].as_row() for metric in MAIN}, "ece": reliability(said[name], truth).ece,

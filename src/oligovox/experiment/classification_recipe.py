@@ -107,8 +107,8 @@ def cpu_size(asked: Classify) -> list[str]:
     if asked.method == FOREST:
         return []
     small = ["network.settings.preset=cpu"] * (asked.network.name in ("frodo", "rimnet", "resnet18"))
-    small += ["patch=32", "training.steps=300", "training.lr=3e-4", "training.validate_every=50"]
-    return small + ["pretrain.training.steps=300", "pretrain.training.lr=1.5e-4", "pretrain.batch=16"] * (
+    small += ["patch=32", "training.steps=300", "training.lr=1e-3", "training.validate_every=50"]
+    return small + ["pretrain.training.steps=300", "pretrain.training.lr=5e-4", "pretrain.batch=16"] * (
         asked.pretrain is not None
     )
 
