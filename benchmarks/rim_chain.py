@@ -23,7 +23,7 @@ from oligovox.experiment.verbs import finetune, prepare, simulate
 from oligovox.files import read_json, read_tsv, write_json
 from oligovox.metrics.protocols.prl import MAIN
 from oligovox.prepare.lesion_store import LesionPlan
-from study_rims import GROUNDS, PEOPLE
+from study_rims import GROUNDS
 
 RESULT = Path(__file__).with_suffix(".json")
 PATIENTS, SEED = 12, 1713
@@ -36,7 +36,7 @@ SIMULATED = ("sequences=[FLAIR,QSM]", "rims.people=1", "rims.share=[0.15,0.35]",
 
 def segmenter(rims, out):
     """Where lesions are, from the people for development."""
-    assert len(list((rims / "tune_people").glob("sub-*"))) == PEOPLE["tune"]
+    assert len(list((rims / "tune_people").glob("sub-*"))) == GROUNDS["shape"].people["tune"]
     prepare(rims / "tune_people", out / "store", modalities=SEQUENCES, spacing=(1.0, 1.0, 1.0), workers=2)
     training = Training(steps=STEPS, lr=LR, threads=1, channels_last=True, tensorboard="off")
     network = NetworkChoice(name="resenc", settings={"preset": "tiny"})

@@ -35,16 +35,16 @@ from oligovox.prepare.lesion_store import LesionStore
 HERE = Path(__file__).parent
 PAGE = Path(__file__).with_suffix(".md")
 KINDS = ("none", "core", "vein")
-PEOPLE = {"tune": 48, "study": 88}
 SIMULATED = ("sequences=[FLAIR,QSM]", *(("spacing=4", "rims.people=1", "rims.share=[0.4,0.6]") if QUICK else ()))
 CUT = ("spacing=4", "patch=16") if QUICK else ()
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Seeds of a cohort's people, what is asked of the simulator beside the preset, how every network is trained, and where its results go."""
+    """Seeds and numbers of a cohort's people, what is asked of the simulator beside the preset, how every network is trained, and where its results go."""
 
     seeds: dict[str, int]
+    people: dict[str, int]
     changes: tuple[str, ...]
     steps: int
     name: str
@@ -72,8 +72,10 @@ SHAPE = (
     "rims.thickness_mm=[0.8,1.5]",
 )
 GROUNDS = {
-    "iron": Ground({"tune": 1700, "study": 1701}, (), 300, "rims"),
-    "shape": Ground({"tune": 1710, "study": 1711}, SHAPE, 300, "rims_shape", "1e-3", ("mirror=true",)),
+    "iron": Ground({"tune": 1700, "study": 1701}, {"tune": 24, "study": 88}, (), 300, "rims"),
+    "shape": Ground(
+        {"tune": 1710, "study": 1711}, {"tune": 48, "study": 88}, SHAPE, 300, "rims_shape", "1e-3", ("mirror=true",)
+    ),
 }
 FRODO = (f"network.settings.preset={'nano' if QUICK else 'cpu'}",)
 START = (
@@ -145,7 +147,7 @@ ARMS = {
 
 def lesions_of(which, ground, out, workers):
     """Lesion store of a cohort, made once."""
-    cohort, store, people = out / f"{which}_people", out / f"{which}_lesions", 10 if QUICK else PEOPLE[which]
+    cohort, store, people = out / f"{which}_people", out / f"{which}_lesions", 10 if QUICK else ground.people[which]
     changes = (*SIMULATED, *ground.changes)
     simulate(cohort, preset="rim", subjects=people, seed=ground.seeds[which], changes=changes, workers=workers)
     begun = time.process_time(), time.perf_counter()

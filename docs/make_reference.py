@@ -1,4 +1,4 @@
-"""Write docs/reference/{recipe,study,cli,python,tissues,gallery}.md from the code. A test compares them with it.
+"""Write docs/reference/{recipe,study,classify,cli,python,tissues,gallery}.md from the code. A test compares them with it.
 
 Run it after a setting, an option or a docstring has changed: `python docs/make_reference.py`.
 """
@@ -17,10 +17,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from oligovox import catalogue, cli, experiment
+from oligovox.engine.fit import Training
 from oligovox.experiment.budget_plan import Study, StudyArm, StudySplit, Tuning
+from oligovox.experiment.classification_recipe import Classify
 from oligovox.experiment.ground_file import GroundChoice, GroundFile
-from oligovox.experiment.recipe import Recipe
+from oligovox.experiment.radiomics_forest import ForestSettings
+from oligovox.experiment.recipe import NetworkChoice, Recipe
 from oligovox.experiment.threshold import ThresholdSettings
+from oligovox.prepare.lesion_store import LesionPlan
+from oligovox.sample.augment import Augmentation
 from oligovox.simulate.physics.tissues import FIELDS, SOURCES, TABLE
 
 HOME = Path(__file__).parent / "reference"
@@ -37,11 +42,7 @@ def recipe_page() -> str:
         "default spelled out, is written to `RUN/recipe.yaml`.",
         "Lengths are in mm and mL where that is said, otherwise in voxels of the prepared grid. Triples are x, y, z (right, anterior, superior).",
     ]
-    places: dict[type[BaseModel], list[str]] = {}
-    for place, model in _sections(Recipe, ""):
-        places.setdefault(model, []).append(place or "Top of the file")
-    for model, found in places.items():
-        parts += [f"## {', '.join(found)}", _summary(model), _table(model)]
+    parts += _keys(Recipe, "Top of the file")
     for marker, where in (("NETWORK", "network.settings"), ("METHOD", "pretrain.settings, finetune.settings")):
         parts.append(f"## {where}")
         for name, entry in catalogue.entries(marker).items():  # type: ignore[arg-type]
@@ -65,6 +66,34 @@ def study_page() -> str:
     for model, place in own.items():
         parts += [f"## {place}", _summary(model), _table(model)]
     return _page(parts)
+
+
+def classify_page() -> str:
+    """Every key of `classify extract` and of `classify train`; what a training has in common with others is on the recipe's page."""
+    parts = [
+        "# Classification of lesions: every key",
+        _NOTE,
+        "`oligovox classify extract --set KEY=VALUE` and `oligovox classify train --set KEY=VALUE` change one key "
+        "([how](../how-to/classify-lesions.md)). A key that is not listed is refused, and the message names the nearest one that is. `network.settings`, "
+        "`settings` (of the method) and the keys of `training` and `augmentation` are [those of a recipe](recipe.md); here every probability of "
+        "`augmentation` is 0 unless it is given.",
+    ]
+    parts += _keys(LesionPlan, "extract")
+    parts += _keys(Classify, "train", without=(Training, NetworkChoice, Augmentation))
+    return _page(
+        [*parts, "## settings of `--method radiomics_forest`", _summary(ForestSettings), _table(ForestSettings)]
+    )
+
+
+def _keys(top: type[BaseModel], title: str, without: tuple[type[BaseModel], ...] = ()) -> list[str]:
+    """A section for each settings class below `top`, under all places it stands at."""
+    places: dict[type[BaseModel], list[str]] = {}
+    for place, model in _sections(top, ""):
+        if model not in without:
+            places.setdefault(model, []).append(place or title)
+    return [
+        part for model, found in places.items() for part in (f"## {', '.join(found)}", _summary(model), _table(model))
+    ]
 
 
 def cli_page() -> str:
@@ -167,6 +196,7 @@ def gallery_page() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "recipe.md": recipe_page,
     "study.md": study_page,
+    "classify.md": classify_page,
     "cli.md": cli_page,
     "python.md": python_page,
     "tissues.md": tissues_page,

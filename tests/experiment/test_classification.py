@@ -330,6 +330,48 @@ def test_scores_and_page_of_a_run(run: Path) -> None:
     assert "transductive" not in page
 
 
+def test_maps_are_out_of_fold(run: Path, store: LesionStore) -> None:
+    rows = read_tsv(run / "predictions.tsv")
+    maps = sorted((run / "maps").rglob("*_desc-rim_probseg.nii.gz"))
+    assert [path.name.split("_")[0] for path in maps] == sorted({row["exam"] for row in rows})
+    for path, exam in zip(maps, sorted({row["exam"] for row in rows}), strict=True):
+        values = np.asarray(nib.load(path).dataobj)
+        numbers = np.asarray(nib.load(store.root / "cases" / exam / "lesions.nii.gz").dataobj)
+        for row in rows:
+            if row["exam"] == exam:
+                assert set(values[numbers == int(row["number"])].tolist()) == {np.float32(row["probability"])}
+        assert not values[numbers == 0].any()
+
+
+def test_a_threshold_that_is_asked_for_is_every_lesions(run: Path, store: LesionStore, tmp_path: Path) -> None:
+    """It had been written into scores.json and had not been used."""
+    for limit, sensitivity in ((0.0, 1.0), (1.0, 0.0)):
+        out = tmp_path / str(limit)
+        found = experiment.classify_evaluate(run, out, lesions=store.root, changes={"threshold": limit})
+        assert found["lesion"]["sensitivity"]["value"] == sensitivity
+        assert read_json(out / "scores.json")["settings"]["threshold"] == limit
+    assert "threshold" not in read_json(run / "scores.json")["settings"], "each fold has its own"
+
+
+def test_networks_are_not_asked_about_patches_of_another_kind(
+    run: Path, store: LesionStore, bids: Path, tmp_path: Path
+) -> None:
+    narrow, old = tmp_path / "narrow", tmp_path / "old"
+    experiment.classify_extract(bids, narrow, changes=(*SETTINGS, "qsm_ppb=100"), workers=1)
+    shutil.copytree(run, old)
+    write_json(old / "classify.json", read_json(run / "classify.json") | {"format": 3})
+    for predictions, lesions, why in (
+        (run, narrow, "cut with other qsm_ppb than the run"),
+        (old, store.root, "the run is of format 3"),
+    ):
+        out = tmp_path / lesions.name
+        experiment.classify_evaluate(predictions, out, lesions=lesions)
+        page = (out / "classify.html").read_text(encoding="utf-8")
+        assert why in page
+        assert "is hidden cube by cube" not in page
+    assert "is hidden cube by cube" in (run / "classify.html").read_text(encoding="utf-8")
+
+
 def test_a_transductive_start_is_one_and_is_said(store: LesionStore, tmp_path: Path) -> None:
     transductive = PRETRAIN.model_copy(update={"transductive": True})
     experiment.classify_train(store, tmp_path / "run", chosen=changed(pretrain=transductive))
@@ -457,6 +499,13 @@ def test_what_cannot_be_trained(bids: Path, store: LesionStore, tmp_path: Path) 
         experiment.classify_train(store, tmp_path / "run", chosen=changed(patch=4))
     with pytest.raises(SettingsError, match="did you mean 'segmentation'"):
         experiment.classify_train(store, tmp_path / "run", chosen=changed(method="segmentatoin"))
+    idle = Augmentation.only(noise_sd=(1.0, 2.0))
+    with pytest.raises(SettingsError, match=r"noise_sd means nothing where augmentation\.noise has a probability of 0"):
+        experiment.classify_train(store, tmp_path / "run", chosen=changed(augmentation=idle))
+    zero = tmp_path / "zero"
+    experiment.classify_extract(bids, zero, changes=(*SETTINGS, "outside=zero"), workers=1)
+    with pytest.raises(SettingsError, match="cut with outside=zero"):
+        experiment.classify_train(zero, tmp_path / "run", chosen=changed(augmentation=Augmentation.only(noise=1.0)))
     assert not (tmp_path / "run").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
@@ -552,6 +601,10 @@ def test_tables_of_others_are_scored_and_drawn(tmp_path: Path) -> None:
 
 def test_new_patients_get_each_lesion_coloured_on_their_own_grid(run: Path, tmp_path: Path) -> None:
     data = write_people(tmp_path / "new", [[-1, -1, -1], []])
+    for reader in ("one", "two"):  # grades are no matter of a new patient, not even those of two who cannot be read
+        beside = data / "derivatives" / reader / "sub-01" / "anat"
+        beside.mkdir(parents=True)
+        (beside / "sub-01_desc-instances_dseg.tsv").write_text("id\trim\n1\tmaybe\n")
     done = experiment.classify_predict(run, data, tmp_path / "out", workers=1)
     assert (done["exams"], done["lesions"]) == (2, 3)
     image = nib.load(done["files"]["sub-01"])
@@ -566,6 +619,11 @@ def test_new_patients_get_each_lesion_coloured_on_their_own_grid(run: Path, tmp_
     thresholds = [read_json(run / f"fold-{n}" / "fold.json")["threshold"] for n in (1, 2, 3)]
     assert {float(row["threshold"]) for row in read_tsv(tmp_path / "out" / "predictions.tsv")} == {np.mean(thresholds)}
     assert "data:image/png" in (tmp_path / "out" / "classify.html").read_text(encoding="utf-8")
+    experiment.classify_predict(run, data, tmp_path / "out", people=["02"], page=False, workers=1)
+    assert not (tmp_path / "out" / "classify.html").exists(), "a page of somebody else"
+    experiment.classify_predict(run, data, tmp_path / "out", workers=1)
+    for reader in ("one", "two"):
+        shutil.rmtree(data / "derivatives" / reader)
     scored = experiment.classify_evaluate(tmp_path / "out", tmp_path / "scores", lesions=graded(data, tmp_path))
     assert scored["lesion"]["sensitivity"]["value"] is not None
     page = (tmp_path / "scores" / "classify.html").read_text(encoding="utf-8")
@@ -750,7 +808,7 @@ def test_the_command_line(
     assert trained["lesion"]["roc_auc"]["value"] is not None
     used = read_json(tmp_path / "run" / "classify.json")["settings"]
     assert (used["training"]["lr"], used["training"]["steps"], used["patch"]) == (
-        3e-4,
+        1e-3,
         1,
         16,
     )  # what is said goes over the size

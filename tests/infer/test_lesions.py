@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from oligovox.errors import RunError
-from oligovox.infer.lesions import occlusion, predict_lesions
-from oligovox.prepare.lesion_store import StoredLesion
-from oligovox.sample.lesions import SPREADS, lesion_batch
+from oligovox.infer.lesions import Mirrored, occlusion, predict_lesions
+from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
+from oligovox.sample.lesions import lesion_batch
 
+PLAN = LesionPlan()
 SAID = np.arange(5) * 15 / 16  # exact in float16 as they are stored
 
 
@@ -37,9 +38,9 @@ def total(image: Tensor, present: Tensor) -> Tensor:
 def test_probabilities_are_in_order_whatever_the_batch(lesions: list[StoredLesion]) -> None:
     expected = 1 / (1 + np.exp(2.0 - SAID))
     for batch in (1, 2, 16):
-        found = predict_lesions(total, lesions, patch=8, spacing=1.0, batch=batch)
+        found = predict_lesions(total, lesions, patch=8, plan=PLAN, batch=batch)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert predict_lesions(total, [], patch=8, spacing=1.0).shape == (0,)
+    assert predict_lesions(total, [], patch=8, plan=PLAN).shape == (0,)
 
 
 def test_a_network_that_reads_the_lesion_is_told_where_it_is(lesions: list[StoredLesion]) -> None:
@@ -49,9 +50,9 @@ def test_a_network_that_reads_the_lesion_is_told_where_it_is(lesions: list[Store
         def __call__(self, image: Tensor, present: Tensor, lesion: Tensor) -> Tensor:
             return image[:, 0][lesion]
 
-    found = predict_lesions(Reads(), lesions, patch=8, spacing=1.0, batch=3)
+    found = predict_lesions(Reads(), lesions, patch=8, plan=PLAN, batch=3)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-SAID)), rtol=1e-6)
-    fall = occlusion(Reads(), lesion_batch(lesions, 8, 1.0), 4, side=2, neutral=(0.5,))
+    fall = occlusion(Reads(), lesion_batch(lesions, 8, PLAN), 4, side=2, neutral=(0.5,))
     assert fall[0, 3, 4, 5] == pytest.approx(SAID[4] - 0.5)
 
 
@@ -69,25 +70,25 @@ def test_mirrored_answers_do_not_know_left_from_right(lesions: list[StoredLesion
     seen[:, 0, 0, 0] = 2
     np.save(lesions[0].folder / "image.npy", image)
     np.save(lesions[0].folder / "seen.npy", seen)
-    corners = SPREADS[1] * (2 * image[:, 1, ::7, ::7, ::7].astype(float) - 1)
-    found = predict_lesions(Corner(), lesions, patch=8, spacing=1.0, batch=2, mirror=True)
+    corners = 2 * (2 * image[:, 1, ::7, ::7, ::7].astype(float) - 1)
+    found = predict_lesions(Mirrored(Corner()), lesions, patch=8, plan=PLAN, batch=2)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-corners.mean((1, 2, 3)) - 1 / 8)), rtol=1e-6)
     np.save(lesions[0].folder / "image.npy", image[:, :, ::-1, :, ::-1])
     np.save(lesions[0].folder / "seen.npy", seen[:, ::-1, :, ::-1])
-    np.testing.assert_allclose(predict_lesions(Corner(), lesions, patch=8, spacing=1.0, mirror=True), found, rtol=1e-6)
-    plain = predict_lesions(Corner(), lesions, patch=8, spacing=1.0)
+    np.testing.assert_allclose(predict_lesions(Mirrored(Corner()), lesions, patch=8, plan=PLAN), found, rtol=1e-6)
+    plain = predict_lesions(Corner(), lesions, patch=8, plan=PLAN)
     np.testing.assert_allclose(plain, 1 / (1 + np.exp(-corners[:, 1, 0, 1])), rtol=1e-6)
 
 
 def test_a_lesion_without_an_answer_is_named(lesions: list[StoredLesion]) -> None:
     with pytest.raises(RunError, match="sub-01_lesion-001"):
         predict_lesions(
-            lambda image, present: torch.log(image[:, 0].sum((1, 2, 3)) * 0 - 1), lesions, patch=8, spacing=1.0
+            lambda image, present: torch.log(image[:, 0].sum((1, 2, 3)) * 0 - 1), lesions, patch=8, plan=PLAN
         )
 
 
 def test_hiding_what_the_answer_rests_on_lets_it_fall(lesions: list[StoredLesion]) -> None:
-    batch = lesion_batch(lesions, 8, 1.0)
+    batch = lesion_batch(lesions, 8, PLAN)
     fall = occlusion(lambda image, present: image[:, 0, 3, 4, 5] * 2, batch, 4, side=2, neutral=(0.5, 0.0))
     assert fall.shape == (2, 8, 8, 8)
     assert fall[0, 3, 4, 5] == pytest.approx(2 * (SAID[4] - 0.5))
@@ -98,7 +99,7 @@ def test_hiding_what_the_answer_rests_on_lets_it_fall(lesions: list[StoredLesion
 
 
 def test_one_slice_needs_the_cubes_through_it_only(lesions: list[StoredLesion]) -> None:
-    batch, asked = lesion_batch(lesions, 8, 1.0), []
+    batch, asked = lesion_batch(lesions, 8, PLAN), []
 
     def uneven(image: Tensor, present: Tensor) -> Tensor:
         asked.append(len(image) - 1)  # the first is the patch as it is
@@ -118,6 +119,6 @@ def test_a_sequence_that_is_not_read_has_no_influence(lesions: list[StoredLesion
     def rounding(image: Tensor, present: Tensor) -> Tensor:
         return image[:, 0, 3, 4, 5] + 1e-3 * len(image)
 
-    falls = occlusion(rounding, lesion_batch(lesions, 8, 1.0), 4, side=2, neutral=(0.0, 0.25))
+    falls = occlusion(rounding, lesion_batch(lesions, 8, PLAN), 4, side=2, neutral=(0.0, 0.25))
     assert falls[0].max() == SAID[4]
     assert not falls[1].any()

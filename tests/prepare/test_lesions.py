@@ -437,6 +437,11 @@ def probabilities(exam: Exam) -> Exam:
     return exam
 
 
+def flat_flair(exam: Exam) -> Exam:
+    write(exam.case.images["FLAIR"], np.full((24, 24, 24), 7, np.float32))
+    return exam
+
+
 def nothing_drawn(exam: Exam) -> Exam:
     write(exam.case.label, np.zeros((24, 24, 24), np.uint8))
     return exam
@@ -451,6 +456,7 @@ def nothing_drawn(exam: Exam) -> Exam:
         (no_mask, CohortError, "no lesion mask; draw or predict one"),
         (in_part, LabelError, "only a part of sub-01 is labelled"),
         (probabilities, LabelError, "threshold it first"),
+        (flat_flair, ImageError, "sub-01_FLAIR.nii.gz: 7 in every voxel"),
         (nothing_drawn, CohortError, "none of 1 exams has a lesion"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oligovox.errors import CohortError, LabelError, SettingsError
-from oligovox.prepare.lesion_store import StoredLesion
+from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.sample.batch import Batch
 from oligovox.sample.lesions import LesionSource, lesion_batch
 from oligovox.sample.turns import Turns, turned
@@ -34,7 +34,7 @@ def lesions(tmp_path: Path) -> tuple[StoredLesion, ...]:
 
 
 def source(lesions: Sequence[StoredLesion], **changes: object) -> LesionSource:
-    return LesionSource(lesions, **{"count": 4, "patch": 8, "spacing": 1.0, "seed": 5, **changes})
+    return LesionSource(lesions, **{"count": 4, "patch": 8, "plan": LesionPlan(), "seed": 5, **changes})
 
 
 def test_the_draw_is_a_pure_function(lesions: tuple[StoredLesion, ...]) -> None:
@@ -54,20 +54,30 @@ def test_shares_of_the_classes(lesions: tuple[StoredLesion, ...], balanced: bool
 
 
 def test_the_batch_is_what_is_stored(lesions: tuple[StoredLesion, ...]) -> None:
-    batch = lesion_batch(lesions[:5], 4, 1.0)
+    batch = lesion_batch(lesions[:5], 4, LesionPlan())
     assert batch.modalities == ("QSM", "FLAIR")
     assert batch.image.shape == (5, 2, 4, 4, 4)
     stored = lesions[3].image()[:, 2:6, 2:6, 2:6].astype(np.float32)
-    spreads = np.array([15, 2])[:, None, None, None]  # 20 ppb are 1, and half of FLAIR's way from the middle to an end
-    np.testing.assert_array_equal(batch.image[3].numpy(), (2 * stored - 1) * spreads)
+    units = np.array([300 / 20, 2])[:, None, None, None]  # 20 ppb are 1, and a quarter of FLAIR's range
+    np.testing.assert_array_equal(batch.image[3].numpy(), (2 * stored - 1) * units)
+    narrow = lesion_batch(lesions[:5], 4, LesionPlan(qsm_ppb=100)).image[3].numpy()
+    np.testing.assert_allclose(narrow, (2 * stored - 1) * units / [[[[3]]], [[[1]]]], rtol=1e-6)  # ppb stay ppb
     assert batch.foreground.all()
     assert batch.label is not None
     assert batch.label.sum() == 5 * 4
     assert batch.grade is not None
     assert batch.grade.tolist() == [1, 1, 1, 0, 0]
-    hidden = lesion_batch(lesions[:5], 4, 1.0, use_grades=False).grade
+    hidden = lesion_batch(lesions[:5], 4, LesionPlan(), use_grades=False).grade
     assert hidden is not None
     assert hidden.tolist() == [-1] * 5
+
+
+def test_what_is_shown_is_foreground(lesions: tuple[StoredLesion, ...]) -> None:
+    masked, whole = (lesion_batch(lesions[:2], 8, LesionPlan(masked=masked)).foreground for masked in (True, False))
+    assert masked.sum() == 2 * 4**3
+    assert whole.all()
+    with pytest.raises(SettingsError, match="at most the stored 8"):
+        lesion_batch(lesions[:2], 10, LesionPlan())
 
 
 def test_what_cannot_be_drawn_from(lesions: tuple[StoredLesion, ...]) -> None:

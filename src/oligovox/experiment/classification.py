@@ -5,6 +5,7 @@
     RUN/fold-1/train/            a run folder; train/model is the checkpoint with the highest validation PR-AUC; of a forest train/forest alone
     RUN/fold-1/fold.json         calibration, threshold, people
     RUN/fold-1/predictions.tsv   the tested people's lesions
+    RUN/maps/sub-01/anat/sub-01_desc-rim_probseg.nii.gz    each lesion coloured by that probability, and its table
     RUN/predictions.tsv          those of all folds: out of fold, once every lesion of people with a graded one (nobody else is in a fold)
 
 Everything resumes: a fold that has its fold.json is done, one that has not goes on from its last checkpoint.
@@ -35,14 +36,15 @@ from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import CheckpointError, OutputError
-from oligovox.experiment.classification_recipe import Classify, plan_folds, pretrained_on, with_counts
+from oligovox.experiment.classification_maps import write_map
+from oligovox.experiment.classification_recipe import FORMAT, Classify, plan_folds, pretrained_on, with_counts
 from oligovox.experiment.classification_scores import score_run
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.radiomics_forest import FOREST, ForestSettings, RadiomicsForest, lesion_rows
 from oligovox.experiment.training import build_encoder, build_method, fit_and_export, load_network, load_start, resolved
 from oligovox.files import check_writable, read_json, read_tsv, sweep, write_json, write_tsv
 from oligovox.infer.calibration import Calibration, calibration_of
-from oligovox.infer.lesions import predict_lesions
+from oligovox.infer.lesions import Mirrored, predict_lesions
 from oligovox.metrics.protocols.prl import best_threshold, score_lesions
 from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
 from oligovox.sample.augment import Augmentation, augment
@@ -51,7 +53,6 @@ from oligovox.sample.lesions import LesionSource
 from oligovox.sample.turns import Turns, turned
 from oligovox.settings import parse
 
-FORMAT = 4
 PREDICTIONS = (
     *("lesion", "person", "fold", "grade", "uncertain", "probability", "threshold", "called"),
     *("exam", "number", "x", "y", "z", "volume_mm3"),
@@ -99,7 +100,16 @@ def classify_train(
     for number, fold in enumerate(folds, start=1):
         rows += run.fold(number, fold)
         count(number, len(folds), f"fold {number}")
-    write_tsv(out / "predictions.tsv", sorted(rows, key=lambda row: str(row["lesion"])), PREDICTIONS)
+    rows = sorted(rows, key=lambda row: str(row["lesion"]))
+    for exam in sorted({str(row["exam"]) for row in rows}):
+        write_map(
+            out / "maps",
+            store,
+            exam,
+            rows,
+            {"Classifier": str(out), "Warnings": ["Out of fold: by the classifier that never saw this person."]},
+        )
+    write_tsv(out / "predictions.tsv", rows, PREDICTIONS)
     run.claim(finished=True)
     found = score_run(out, store)
     return {"run": str(out), "predictions": str(out / "predictions.tsv"), "folds": len(folds)} | found
@@ -215,7 +225,7 @@ class _Run:
         seen = {*fold.train, *(pretrained_on(self.store, fold, transductive) if start else ())}
         source = LesionSource(
             train,
-            count=chosen.batch, patch=chosen.patch, spacing=self.store.plan.spacing, seed=chosen.training.seed, balanced=chosen.balanced,
+            count=chosen.batch, patch=chosen.patch, plan=self.store.plan, seed=chosen.training.seed, balanced=chosen.balanced,
         )  # fmt: skip
         stage = _Stage(
             method=chosen.method, settings=with_counts(chosen, train), training=chosen.training, turns=chosen.turns,
@@ -235,7 +245,7 @@ class _Run:
             return out
         source = LesionSource(
             self.store.of(people),
-            count=pretrain.batch, patch=self.chosen.patch, spacing=self.store.plan.spacing, seed=pretrain.training.seed,
+            count=pretrain.batch, patch=self.chosen.patch, plan=self.store.plan, seed=pretrain.training.seed,
             balanced=False, use_grades=False,
         )  # fmt: skip
         stage = _Stage(
@@ -298,12 +308,11 @@ class _Run:
         parameter = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
         device = torch.device("cpu") if parameter is None else parameter.device
         return predict_lesions(
-            network,
+            Mirrored(network) if self.chosen.mirror else network,
             lesions,
             patch=self.chosen.patch,
-            spacing=self.store.plan.spacing,
+            plan=self.store.plan,
             batch=self.chosen.batch,
-            mirror=self.chosen.mirror,
             device=device,
         )
 

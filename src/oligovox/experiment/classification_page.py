@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from oligovox.experiment.classification_recipe import FORMAT
+from oligovox.experiment.radiomics_forest import FOREST
 from oligovox.experiment.training import load_network
 from oligovox.files import read_json
 from oligovox.infer.lesions import occlusion
-from oligovox.prepare.lesion_store import LesionStore, StoredLesion
+from oligovox.prepare.lesion_store import LesionPlan, LesionStore, StoredLesion
 from oligovox.report.lesion_figures import LesionView
 from oligovox.report.lesions import write_lesion_page
 from oligovox.sample.lesions import lesion_batch
@@ -48,12 +50,17 @@ def draw_page(
         if content["transductive"]
         else []
     )
-    patch = about.get("settings", {}).get("patch")
+    settings = about.get("settings", {})
+    patch = settings.get("patch") if method != FOREST else None
+    if store and patch and (why := _unexplained(about, store)):
+        warnings.append(f"What answers rest on is not shown: {why}.")
+        models, patch = {}, None
+    explained = " Explained is the answer without its mirror images." if settings.get("mirror") else ""
     return write_lesion_page(
         out / "classify.html",
         title=f"Lesions classified by {method}" if method else "Classified lesions",
         views=lesion_views(rows, store, models, patch) if store else (),
-        order=f"The {min(SHOWN, len(rows))} of {len(rows)} lesions that grade and probability disagree on most, the worst first.",
+        order=f"The {min(SHOWN, len(rows))} of {len(rows)} lesions that grade and probability disagree on most, the worst first.{explained}",
         rows=rows,
         scores=content,
         warnings=warnings,
@@ -74,7 +81,7 @@ def lesion_views(
         rows: of predictions.tsv, in the order of the page.
         store: has their patches; a lesion it does not have is left out.
         models: fold → model folder whose answer is explained; those that are not there explain nothing.
-        patch: side that the models saw.
+        patch: side that the models saw, which is what is drawn; None: all that is stored.
         explained: how many, from the first on.
     """
     known = {lesion.name for lesion in store.lesions}
@@ -85,23 +92,34 @@ def lesion_views(
         saliency = None
         if place < explained and patch and model is not None and (model / "model.json").is_file():
             network = networks.setdefault(model, load_network(model)[0])
-            saliency = _rests_on(network, lesion, patch, store.plan.spacing)
-        views.append(_view(lesion, row, saliency))
+            saliency = _rests_on(network, lesion, patch, store.plan)
+        views.append(_view(lesion, row, patch or lesion.seen().shape[0], saliency))
     return views
 
 
-def _rests_on(network: nn.Module, lesion: StoredLesion, patch: int, spacing: float) -> np.ndarray:
-    """(2, s, s) fall of the logit where QSM, and where FLAIR, is hidden: the axial slice through the middle of the stored patch."""
-    batch = lesion_batch([lesion], patch, spacing)
-    side = max(2, round(_CUBE_MM / spacing))
+def _unexplained(about: Mapping[str, Any], store: LesionStore) -> str:
+    """Why the run's networks cannot be asked about the store's patches; empty where they can."""
+    if about.get("format") != FORMAT:
+        return f"the run is of format {about.get('format')}, and its networks were given other numbers than those of format {FORMAT}"
+    cut, apart = store.plan.model_dump(mode="json"), ("qsm_units", "grades")
+    other = [key for key, value in about.get("extraction", {}).items() if key not in apart and cut.get(key) != value]
+    return f"the lesion store was cut with other {', '.join(other)} than the run's" if other else ""
+
+
+def _rests_on(network: nn.Module, lesion: StoredLesion, patch: int, plan: LesionPlan) -> np.ndarray:
+    """(2, patch, patch) fall of the logit where QSM, and where FLAIR, is hidden: the axial slice through the middle."""
+    batch = lesion_batch([lesion], patch, plan)
+    side = max(2, round(_CUBE_MM / plan.spacing))
     falls = occlusion(network, batch, 0, side=side, neutral=_NEUTRAL, through=patch // 2)
-    around = (lesion.seen().shape[0] - patch) // 2
-    return np.pad(falls[:, :, :, patch // 2], ((0, 0), (around, around), (around, around)))
+    slices: np.ndarray = falls[:, :, :, patch // 2]
+    return slices
 
 
-def _view(lesion: StoredLesion, row: Mapping[str, Any], saliency: np.ndarray | None) -> LesionView:
-    seen, image = lesion.seen(), lesion.image()
-    middle = seen.shape[2] // 2
+def _view(lesion: StoredLesion, row: Mapping[str, Any], patch: int, saliency: np.ndarray | None) -> LesionView:
+    start = (lesion.seen().shape[0] - patch) // 2
+    inner = (slice(start, start + patch),) * 3
+    seen, image = lesion.seen()[inner], lesion.image()[(slice(None), *inner)]
+    middle = patch // 2
     grade = {1: "Rim+", 0: "Rim−", -1: "grade unknown"}[row["grade"]]
     return LesionView(
         name=lesion.name,

@@ -17,24 +17,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from oligovox.cohort.bids import PREDICTIONS as DATASET
 from oligovox.engine.log import say
 from oligovox.engine.runtime import Hardware, Runtime
 from oligovox.errors import CheckpointError
-from oligovox.experiment.classification import FORMAT, PREDICTIONS, prediction_rows
+from oligovox.experiment.classification import PREDICTIONS, prediction_rows
+from oligovox.experiment.classification_maps import write_map
 from oligovox.experiment.classification_page import lesion_views
+from oligovox.experiment.classification_recipe import FORMAT
 from oligovox.experiment.cohorts import Show, quiet
-from oligovox.experiment.lesion_cohorts import AUTO, read_exams, say_guessed_units
+from oligovox.experiment.lesion_cohorts import NONE, read_exams, say_guessed_units
 from oligovox.experiment.radiomics_forest import FOREST, RadiomicsForest, lesion_rows
 from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import predict
-from oligovox.files import atomic_file, check_writable, read_json, write_json, write_tsv
+from oligovox.files import check_writable, read_json, write_tsv
 from oligovox.infer.calibration import Calibration
-from oligovox.infer.lesions import predict_lesions
+from oligovox.infer.lesions import Mirrored, predict_lesions
 from oligovox.prepare.lesion_store import LesionPlan, LesionStore
 from oligovox.prepare.lesions import extract_lesions
 from oligovox.report.lesions import write_lesion_page
@@ -89,11 +89,12 @@ def classify_predict(
     about, models = _finished(run)
     plan = parse(LesionPlan, about["extraction"] | {"qsm_units": qsm_units}, f"{run}: extraction")
     check_writable(out)
+    (out / "classify.html").unlink(missing_ok=True)  # of an earlier call, maybe of other people
     given: Path | dict[str, Path] | None = Path(masks) if masks else None
     if segmenter:
         made = predict(segmenter, data, out / "segmentation", people=people, workers=workers, show=show)
         given = {name: Path(path) for name, path in made["files"].items()}
-    exams = read_exams(data, masks=given, mask=mask, grades=AUTO, people=people)
+    exams = read_exams(data, masks=given, mask=mask, grades=NONE, people=people)
     store = extract_lesions(exams, plan, out / "lesions", workers=workers, progress=show("extract"), empty_ok=True)
     say_guessed_units(store)
     if about["settings"]["method"] == FOREST:
@@ -104,7 +105,7 @@ def classify_predict(
     rows = prediction_rows(store.lesions, probability, np.full(len(store), threshold), None)
     warnings = _warnings(about)
     told = {"Classifier": str(run)} | ({"Warnings": warnings} if warnings else {})
-    files = {exam.case.name: str(_write(out, store, exam.case.name, rows, told)) for exam in exams}
+    files = {exam.case.name: str(write_map(out, store, exam.case.name, rows, told)) for exam in exams}
     write_tsv(out / "predictions.tsv", rows, PREDICTIONS)
     if seen := {exam.case.person for exam in exams} & seen_in_training:
         say(
@@ -116,7 +117,8 @@ def classify_predict(
     if not store.lesions:
         say(f"no lesion of at least {plan.lesions.min_volume_mm3:g} mm³ in {len(exams)} exams: nothing to classify")
     elif page:
-        _page(out, store, rows, models, int(about["settings"]["patch"]), warnings)
+        drawn = None if about["settings"]["method"] == FOREST else int(about["settings"]["patch"])
+        _page(out, store, rows, models, drawn, warnings)
     called = sum(row["called"] for row in rows)
     return {
         "predictions": str(out / "predictions.tsv"),
@@ -176,48 +178,13 @@ def _by_networks(
             raise CheckpointError(f"{model}: a model of kind {description.kind}, expected a classifier of lesions")
         people.update(description.trained_on)
         calibrate = Calibration(**read_json(model.parents[1] / "fold.json")["calibration"])
+        network = network.to(runtime.device)
         said = predict_lesions(
-            network.to(runtime.device), store.lesions,
-            patch=int(chosen["patch"]), spacing=store.plan.spacing, mirror=bool(chosen.get("mirror")),
-            device=runtime.device, bf16=runtime.precision == "bf16-mixed",
+            Mirrored(network) if chosen.get("mirror") else network, store.lesions,
+            patch=int(chosen["patch"]), plan=store.plan, device=runtime.device,
         )  # fmt: skip
         total += calibrate(said)
     return total / len(models), people
-
-
-def _write(
-    out: Path, store: LesionStore, exam: str, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]
-) -> Path:
-    """The map, table and sidecar of one exam; the sidecar says what is told of the classifiers."""
-    folder = store.root / "cases" / exam
-    numbers = nib.load(folder / "lesions.nii.gz")
-    own = [row for row in rows if row["exam"] == exam]
-    colours = np.zeros(int(np.asarray(numbers.dataobj).max()) + 1, np.float32)
-    for row in own:
-        colours[int(row["number"])] = row["probability"]
-    below = [part for part in exam.split("_") if part.startswith(("sub-", "ses-"))]
-    path = out.joinpath(*below, "anat", f"{exam}_desc-rim_probseg.nii.gz")
-    with atomic_file(path) as temporary:
-        nib.save(nib.Nifti1Image(colours[np.asarray(numbers.dataobj)], numbers.affine), temporary)
-    stem = path.with_name(path.name.removesuffix(".nii.gz"))
-    write_tsv(
-        stem.with_name(f"{stem.name}.tsv"),
-        own,
-        ("number", "x", "y", "z", "volume_mm3", "probability", "threshold", "called"),
-    )
-    write_json(
-        stem.with_name(f"{stem.name}.json"),
-        {
-            "Description": "probability of a paramagnetic rim, one value a lesion, by oligovox; not for clinical use",
-            "Sources": read_json(folder / "case.json")["sources"],
-            **told,
-        },
-    )
-    if not (out / "dataset_description.json").exists():
-        write_json(
-            out / "dataset_description.json", {"Name": DATASET, "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
-        )
-    return path
 
 
 def _page(
@@ -225,7 +192,7 @@ def _page(
     store: LesionStore,
     rows: Sequence[Mapping[str, Any]],
     models: Sequence[Path],
-    patch: int,
+    patch: int | None,
     warnings: Sequence[str],
 ) -> Path:
     ordered = sorted(rows, key=lambda row: (-row["probability"], row["lesion"]))

@@ -16,10 +16,13 @@ from oligovox.experiment.recipe import NetworkChoice, Positive, Stage
 from oligovox.experiment.training import check
 from oligovox.prepare.lesion_store import SEQUENCES, LesionStore, StoredLesion
 from oligovox.prepare.store import Plan
-from oligovox.sample.augment import Augmentation
+from oligovox.sample.augment import EFFECTS, Augmentation
 from oligovox.sample.lesions import check_patch
 from oligovox.sample.turns import Turns
 from oligovox.settings import Settings, parse, silent
+
+FORMAT = 4
+"""Of classify.json and of what networks are given."""
 
 _USUAL: dict[str, Any] = {
     "steps": 4000,
@@ -70,7 +73,8 @@ class Classify(Settings):
     balanced: bool = Field(True, description="draw Rim+ and Rim− with even chances")
     turns: Turns = Turns()
     augmentation: Annotated[Augmentation, _laid_over(Augmentation.only().model_dump())] = silent(
-        Augmentation.only(), description="beside flips and turns, of what is learned from; the paper has none"
+        Augmentation.only(),
+        description="of the classifier's training lesions, beside flips and turns: what is not named does not happen; the paper has none",
     )
     training: Annotated[Training, _laid_over(_USUAL)] = Training(**_USUAL)
     calibrate: bool = Field(
@@ -78,7 +82,7 @@ class Classify(Settings):
         description="fit slope and offset of a network's logit on validated people, so that it gives probabilities",
     )
     mirror: bool = silent(
-        False, description="average a network's logit over the eight mirror images of a lesion; 8 times slower"
+        False, description="average a network's logit over the eight mirror images of a patch; 8 times slower"
     )
     pretrain: PretrainLesions | None = Field(None, description="self-supervised start; null: from scratch")
     folds: int = Field(5, ge=2, description="of people")
@@ -98,6 +102,8 @@ class Classify(Settings):
 
 def cpu_size(asked: Classify) -> list[str]:
     """Changes of the defaults with which two cores train a fold in minutes; benchmarks/study_rims.py measures them. None for a forest.
+
+    The rate was compared for FRODO without a start only (300 steps, people for development).
 
     Patches of 32³ at 1 mm cut one lesion in ten (study_rims.md), mostly confluent ones, and what is shown around more of them.
 
@@ -152,10 +158,27 @@ def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
 
 def _check_networks(store: LesionStore, chosen: Classify) -> None:
     check_patch(store.lesions[0], chosen.patch)
+    _check_augmentation(store, chosen.augmentation)
     stage, plan = Stage(patch=(chosen.patch,) * 3), Plan(modalities=SEQUENCES)
     check(chosen.method, with_counts(chosen, store.graded), chosen.network, stage, plan)
     if chosen.pretrain:
         check(chosen.pretrain.method, chosen.pretrain.settings, chosen.network, stage, plan)
+
+
+def _check_augmentation(store: LesionStore, asked: Augmentation) -> None:
+    plain = Augmentation.only()
+    for name, value in asked:
+        effect = next(effect for effect in EFFECTS if name.startswith(effect))
+        if value != getattr(plain, name) and not getattr(asked, effect):
+            raise SettingsError(
+                f"augmentation.{name} means nothing where augmentation.{effect} has a probability of 0, as it has unless it is given; "
+                f"set augmentation.{effect}, or leave {name} out"
+            )
+    if asked != plain and store.plan.masked and store.plan.outside == "zero":
+        raise SettingsError(
+            f"{store.root}: cut with outside=zero, as the release's patches, which augmentation would make 0 ppb; "
+            "extract with outside=neutral, or leave augmentation out"
+        )
 
 
 def _check_forest(chosen: Classify) -> None:

@@ -79,7 +79,7 @@ def classify_evaluate(
         out: folder to write: scores.json, scores.tsv, classify.html.
         against: the same of another classifier.
         lesions: lesion store with the grades, where the table has none; also for the pictures.
-        changes: settings of the protocol `prl`.
+        changes: settings of the protocol `prl`; a `threshold` is then that of every lesion, in place of those that the folds chose.
 
     Returns:
         "scores", "page" and the "lesion" scores; with `against` also the "difference".
@@ -92,7 +92,16 @@ def classify_evaluate(
     out, table = Path(out), table_of(Path(predictions))
     scored, other = read_scored(table, store), read_scored(table_of(Path(against)), store) if against else None
     check_writable(out)
-    return _write(out, scored, other, table, store, parse(Settings, changes or {}, "protocol prl"))
+    settings = parse(Settings, changes or {}, "protocol prl")
+    if "threshold" in settings.model_fields_set:
+        scored, other = _called_above(settings.threshold, scored), other and _called_above(settings.threshold, other)
+    return _write(out, scored, other, table, store, settings)
+
+
+def _called_above(threshold: float, scored: Scored) -> Scored:
+    """The same lesions, called by one threshold."""
+    rows = [{**row, "threshold": threshold, "called": int(row["probability"] > threshold)} for row in scored.rows]
+    return replace(scored, threshold=np.full(len(scored.lesion), threshold), rows=tuple(rows))
 
 
 def score_run(run: Path, store: LesionStore) -> dict[str, Any]:
@@ -200,7 +209,9 @@ def _write(
         "missed_rims": store.missed_rims if store else None,
         "missed_rims_scored": None if missed is None else sum(missed.values()),
         "seed": SEED,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(
+            mode="json", exclude=None if "threshold" in settings.model_fields_set else {"threshold"}
+        ),
         "scores": {region: {m: e.as_row() for m, e in found.items()} for region, found in pooled.items()},
         "folds": _folds(scored, settings),
         **_curves(scored),

@@ -11,15 +11,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oligovox.errors import RunError
-from oligovox.prepare.lesion_store import StoredLesion
+from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.sample.batch import Batch
 from oligovox.sample.lesions import lesion_batch
-
-_FLIPS = [axes for n in range(4) for axes in combinations((-3, -2, -1), n)]
 
 Classifier = Callable[..., Tensor]
 """(image (b, m, x, y, z), present (b, m)) → logit (b,) or (b, 1) of a rim; one with `reads_lesion` gets the lesion's mask (b, x, y, z) as a third.
 A module is in evaluation mode."""
+
+
+class Mirrored:
+    """A classifier's mean logit over all 8 flips: what is left and right, front and back, top and bottom makes no difference, for 8 times the work.
+
+    Args:
+        network: any classifier.
+    """
+
+    def __init__(self, network: Classifier) -> None:
+        self.network = network
+        self.reads_lesion = bool(getattr(network, "reads_lesion", False))
+
+    def __call__(self, image: Tensor, present: Tensor, *lesion: Tensor) -> Tensor:
+        """As the classifier."""
+        flips = [axes for n in range(4) for axes in combinations((-3, -2, -1), n)]
+        logits = [self.network(image.flip(axes), present, *(mask.flip(axes) for mask in lesion)) for axes in flips]
+        return torch.stack(logits).mean(0)
 
 
 def predict_lesions(
@@ -27,11 +43,9 @@ def predict_lesions(
     lesions: Sequence[StoredLesion],
     *,
     patch: int,
-    spacing: float,
+    plan: LesionPlan,
     batch: int = 16,
-    mirror: bool = False,
     device: torch.device | str = "cpu",
-    bf16: bool = False,
 ) -> NDArray[np.float64]:
     """Probability of a rim of each lesion, in the order given, in [0, 1].
 
@@ -39,32 +53,24 @@ def predict_lesions(
         network: where `device` is.
         lesions: to look at.
         patch: side in voxels, as in training.
-        spacing: of the patches, mm.
+        plan: how they were cut.
         batch: lesions at once.
-        mirror: average the logit over all 8 flips: what is left and right then makes no difference, for 8 times the work.
-        device: where to compute.
-        bf16: compute in bfloat16 where the hardware has it.
+        device: where to compute; in float32, as bfloat16 has too few digits to order lesions by.
 
     Raises:
         RunError: a probability is not a number; names the lesion.
     """
     found = [np.zeros(0)]
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, enabled=False):
         for start in range(0, len(lesions), batch):
-            part = lesion_batch(lesions[start : start + batch], patch, spacing).to(torch.device(device))
-            logits = [_logits(network, *_flipped(part, axes)) for axes in (_FLIPS if mirror else _FLIPS[:1])]
-            found.append(torch.stack(logits).mean(0).sigmoid().numpy())
+            part = lesion_batch(lesions[start : start + batch], patch, plan).to(torch.device(device))
+            found.append(_logits(network, part.image, part.present, part.label).sigmoid().numpy())
     chance: NDArray[np.float64] = np.concatenate(found)
     if wrong := [lesion.name for lesion, value in zip(lesions, chance, strict=True) if not np.isfinite(value)]:
         raise RunError(
-            f"{wrong[0]}: the network gave no number; look at this lesion, or predict with precision 32-true"
+            f"{wrong[0]}: the network gave no number; look at this lesion, or train again with a smaller rate"
         )
     return chance
-
-
-def _flipped(batch: Batch, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Image, sequences and lesions, these axes (-3 … -1) reversed."""
-    return batch.image.flip(axes), batch.present, None if batch.label is None else batch.label.flip(axes)
 
 
 def occlusion(

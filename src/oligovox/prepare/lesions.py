@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oligovox.cohort.manifest import Case
-from oligovox.errors import CohortError, GeometryError, LabelError, OutputError
+from oligovox.errors import CohortError, GeometryError, ImageError, LabelError, OutputError
 from oligovox.files import atomic_folder, check_writable, hash_file, hash_json, read_json, sweep, write_json
 from oligovox.prepare import geometry
 from oligovox.prepare.geometry import Volume
@@ -221,6 +221,10 @@ def _load(exam: Exam, sources: dict[str, Path], plan: LesionPlan) -> _Loaded:
     flair = read["FLAIR"]
     for key, volume in read.items():
         _same_grid(sources[key], key, volume, sources["FLAIR"], flair)
+    if np.ptp(flair.array) == 0:
+        raise ImageError(
+            sources["FLAIR"], f"{flair.array.flat[0]:g} in every voxel", "bring the right file, or leave the exam out"
+        )
     qsm = in_ppb(read["QSM"], sources["QSM"], plan.qsm_units)
     if np.abs(read["label"].array - np.rint(read["label"].array)).max() > 1e-3:
         raise LabelError(f"{sources['label']}: holds values between whole numbers, expected a mask; threshold it first")

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from oligovox.errors import CohortError, LabelError, SettingsError
-from oligovox.prepare.lesion_store import SEQUENCES, StoredLesion
+from oligovox.prepare.lesion_store import SEQUENCES, LesionPlan, StoredLesion
 from oligovox.sample.batch import Batch
 
-SPREADS = (15.0, 2.0)
-"""Of half the kept range of QSM and FLAIR: what is seen of lesions has a standard deviation near 1, one unit of QSM being 20 ppb where ±300 ppb are kept."""
+PPB = 20.0
+"""Of QSM that are 1 for a network. As with FLAIR, whose quarter of the range is 1, what is seen of lesions then has a standard deviation near 1."""
 
 
 class LesionSource:
@@ -26,7 +26,7 @@ class LesionSource:
         lesions: to draw from.
         count: lesions in a micro-batch.
         patch: side in voxels, even; the middle of what is stored.
-        spacing: of the patches, mm.
+        plan: how they were cut.
         seed: 0 or above.
         balanced: half of each class, on average.
         use_grades: False gives grade -1 everywhere: the lesions count as ungraded.
@@ -43,7 +43,7 @@ class LesionSource:
         *,
         count: int,
         patch: int,
-        spacing: float,
+        plan: LesionPlan,
         seed: int,
         balanced: bool = True,
         use_grades: bool = True,
@@ -53,7 +53,7 @@ class LesionSource:
         if count < 1 or seed < 0:
             raise SettingsError(f"lesions: count {count}, seed {seed}; expected at least 1, and a seed of 0 or more")
         check_patch(lesions[0], patch)
-        self.size, self.patch, self.spacing, self.seed = count, patch, spacing, seed
+        self.size, self.patch, self.plan, self.seed = count, patch, plan, seed
         self._use_grades = use_grades
         ordered = sorted(lesions, key=lambda lesion: lesion.name)  # whatever the order given
         self._pools = [tuple(ordered)]
@@ -80,23 +80,35 @@ class LesionSource:
     def batch(self, step: int, micro: int) -> Batch:
         """Micro-batch `micro` of step `step`, on the CPU; see `lesion_batch`."""
         drawn = [self.draw(step, micro, slot) for slot in range(self.size)]
-        return lesion_batch(drawn, self.patch, self.spacing, use_grades=self._use_grades)
+        return lesion_batch(drawn, self.patch, self.plan, use_grades=self._use_grades)
 
 
-def lesion_batch(lesions: Sequence[StoredLesion], patch: int, spacing: float, *, use_grades: bool = True) -> Batch:
+def lesion_batch(lesions: Sequence[StoredLesion], patch: int, plan: LesionPlan, *, use_grades: bool = True) -> Batch:
     """These lesions as one batch, on the CPU.
 
-    `image` is QSM and FLAIR, where 0 is 0 ppb, the middle of FLAIR's range, and what is not seen, and 1 one of SPREADS; `foreground` what is seen of the patch, `label` 1 in the lesion and 0 elsewhere, `grade` 1, 0 or -1.
+    `image` is QSM in units of PPB and FLAIR in quarters of its range, 0 being 0 ppb and the middle of the range; `foreground` what is shown of the patch,
+    `label` 1 in the lesion and 0 elsewhere, `grade` 1, 0 or -1.
+
+    Args:
+        lesions: of one store.
+        patch: side in voxels, even; the middle of what is stored.
+        plan: how they were cut.
+        use_grades: False gives grade -1 everywhere.
+
+    Raises:
+        SettingsError: the patch is odd or larger than the stored ones.
     """
+    check_patch(lesions[0], patch)
+    units = torch.tensor([plan.qsm_ppb / PPB, 2.0]).view(-1, 1, 1, 1)
     start = (lesions[0].seen().shape[0] - patch) // 2
     middle = (slice(start, start + patch),) * 3
     image = np.stack([lesion.image()[(slice(None), *middle)] for lesion in lesions])
     seen = torch.from_numpy(np.stack([lesion.seen()[middle] for lesion in lesions]))
     return Batch(
-        image=(2 * torch.from_numpy(image).float() - 1) * torch.tensor(SPREADS).view(-1, 1, 1, 1),
+        image=(2 * torch.from_numpy(image).float() - 1) * units,
         present=torch.ones(len(lesions), len(SEQUENCES), dtype=torch.bool),
-        foreground=(seen > 0)[:, None],
-        spacing=torch.full((len(lesions), 3), spacing),
+        foreground=(seen > 0)[:, None] | (not plan.masked),
+        spacing=torch.full((len(lesions), 3), plan.spacing),
         label=(seen == 2).long(),
         grade=torch.tensor([lesion.grade if use_grades else -1 for lesion in lesions]),
         modalities=SEQUENCES,

@@ -37,7 +37,7 @@ class Settings(base.Settings):
     """Choices of QSMRim-Net."""
 
     primary: SequenceName = Field("QSM", description="sequence of which the radiomic numbers are")
-    bin_width: float = Field(1.25, gt=0, description="of grey levels, in units of the image; 25 ppb where 20 ppb are 1")
+    bin_width: float = Field(1.25, gt=0, description="of grey levels, in units of the image, which are 20 ppb: 25 ppb")
     fusion: Literal["sum", "concat"] = Field("sum", description="of the two branches; the paper's text has concat")
     neighbours: PositiveInt = Field(
         3,
