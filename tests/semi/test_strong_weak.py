@@ -96,10 +96,21 @@ def test_what_the_teacher_is_sure_of_is_learned(mode: str) -> None:
 def test_nothing_is_learned_where_nothing_is_sure() -> None:
     one = method(threshold=1.0)
     losses = one.losses(one.views(batch(), rng()), CLOCK)
-    assert losses.notes == {"sure": 0.0}
+    assert losses.notes == {"sure": 0.0, "sure_lesion": 0.0}
     (losses.terms["strong"] + losses.terms["dropout"]).backward()
     assert losses.terms["strong"] == losses.terms["dropout"] == 0
     assert not any(p.grad.any() for p in one.task.network.parameters())
+
+
+def test_an_untrained_teacher_is_sure_of_background_and_has_no_say() -> None:
+    """Heads expect a lesion in one voxel of a hundred: no threshold holds that back, so the weight does."""
+    one = StrongWeak(ResEnc(SEQUENCES, ResEncSettings(preset="nano")), Settings())
+    first = one.losses(one.views(batch(), rng()), Clock(0, 1000))
+    assert first.notes["sure"] > 0.99
+    assert first.notes["sure_lesion"] == 0
+    assert all(0 < weight < 0.01 for weight in first.weights.values())
+    last = one.losses(one.views(batch(), rng()), Clock(1000, 1000))
+    assert sum(last.weights.values()) == 1
 
 
 def test_strong_views_keep_their_place_and_differ() -> None:
@@ -145,7 +156,7 @@ def test_channels_are_hidden_in_the_dropout_view() -> None:
 
 def test_weights() -> None:
     views = method().views(batch(), rng())
-    assert method().losses(views, Clock(0, 1)).weights == {"strong": 0.5, "dropout": 0.5}
+    assert method(ramp=0.0).losses(views, Clock(0, 1)).weights == {"strong": 0.5, "dropout": 0.5}
     rising = method(weight=2.0, dropout_share=0.25, ramp=1.0).losses(views, Clock(0, 1)).weights
     assert rising == pytest.approx({"strong": 1.5 * 0.006738, "dropout": 0.5 * 0.006738}, rel=1e-3)
 

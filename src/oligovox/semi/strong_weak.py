@@ -4,7 +4,7 @@ Source: Sohn et al. 2020 (FixMatch, arXiv 2001.07685) for the threshold; Yang et
     semi-supervised semantic segmentation, CVPR, arXiv 2208.09910) for several strong views, boxes of another image, the view whose channels are
     hidden, and how these are weighed; Yang et al. 2024 (UniMatch V2, arXiv 2410.10777) for the averaged copy.
 Deviates: in 3-D; strong views differ by the intensity effects of nnU-Net, not by jittered colours; the loss is cross-entropy and, by the part
-    that is sure, Dice; only voxels that nobody looked at teach, each overlapping region by its own certainty; boxes go between samples with the
+    that is sure, Dice; all of it rises with the training, as our heads begin sure of background everywhere; only voxels that nobody looked at teach, each overlapping region by its own certainty; boxes go between samples with the
     same sequences.
 """
 
@@ -41,7 +41,7 @@ class Settings(base.Settings):
 
     task: segmentation.Settings = Field(segmentation.Settings(), description="of the supervised part")
     weight: float = Field(1.0, ge=0, description="of all that is learned from the teacher")
-    ramp: float = Field(0.0, ge=0, le=1, description="share of the training in which the weight rises; papers: 0")
+    ramp: float = Field(1.0, ge=0, le=1, description="share of the training in which the weight rises; papers: 0")
     threshold: float = Field(0.95, ge=0, le=1, description="probability from which the teacher is sure")
     strong_views: int = Field(2, ge=1, description="strong views of an image in each step")
     strength: float = Field(
@@ -144,11 +144,16 @@ class StrongWeak(Method[Views]):
         dropout = self._follow(network.head(network.decoder(features)[0]), said, views.unlooked)
         terms = {"strong": torch.stack(strong).mean(), "dropout": dropout}
         weight, share = self.settings.weight * ramp(clock.progress, self.settings.ramp), self.settings.dropout_share
-        sure, _ = self._decided(said)
+        sure, answer = self._decided(said)
+        found = answer if self.settings.task.mode == "regions" else answer[:, 1:]
+        notes = {"sure": sure, "sure_lesion": (sure & found).any(1, keepdim=True)}
         return Losses(
             self.task.supervised(scales, views.label) | terms,
             {"strong": weight * (1.0 - share), "dropout": weight * share},
-            notes={"sure": masked_mean(sure.float(), views.unlooked[:, None].expand_as(sure)).item()},
+            notes={
+                name: masked_mean(of.float(), views.unlooked[:, None].expand_as(of)).item()
+                for name, of in notes.items()
+            },
         )
 
     def _follow(
