@@ -70,6 +70,7 @@ class Needs:
         unlabelled: needs unlabelled cases beside them.
         patch_multiple: every patch side must be a multiple of it (the encoder's own multiple is checked as well).
         batch: fewest patches in a micro-batch; 2 where patches are told apart from each other.
+        apart: the patches of a step are of different people, as far as there are so many: what they are told apart by must not be one brain.
     """
 
     modalities: int = 1
@@ -77,6 +78,7 @@ class Needs:
     unlabelled: bool = False
     patch_multiple: int = 1
     batch: int = 1
+    apart: bool = False
 
 
 class Method(nn.Module, ABC, Generic[V]):

@@ -70,8 +70,8 @@ def stub(
     )  # fmt: skip
 
 
-def source(*streams: Stream, patch=(4, 4, 6), seed=0) -> PatchSource:
-    return PatchSource(PLAN, streams, patch, seed)
+def source(*streams: Stream, patch=(4, 4, 6), seed=0, apart=False) -> PatchSource:
+    return PatchSource(PLAN, streams, patch, seed, apart=apart)
 
 
 def where(cuts: list[Patch]) -> list[tuple[str, tuple[int, int, int]]]:
@@ -126,6 +126,18 @@ def test_people_are_drawn_evenly_however_many_sessions_they_have(make_case):
     names = [drawn.draw(step, 0, 0).case.name for step in range(800)]
     assert names.count("once") == pytest.approx(400, abs=70)  # 5 standard errors
     assert all(names.count(case.name) == pytest.approx(80, abs=45) for case in sessions)
+
+
+def test_patches_that_are_told_apart_are_of_different_people(make_case):
+    """Two patches of one brain are each other's negatives otherwise, in half the steps of a small cohort."""
+    cases = tuple(make_case(f"{name}-{i}", person=name) for name in "abcde" for i in range(2))
+    drawn = source(Stream(cases, 2), apart=True)
+    for step in range(40):
+        people = [drawn.draw(step, micro, slot).case.person for micro in range(4) for slot in range(2)]
+        assert len(set(people[:5])) == 5, "everybody once"
+        assert len(set(people[5:])) == 3, "and then once more"
+    first = [drawn.draw(step, 0, 0).case.name for step in range(600)]
+    assert all(first.count(case.name) == pytest.approx(60, abs=37) for case in cases)  # 5 standard errors
 
 
 def test_streams_fill_their_own_slots(make_case):

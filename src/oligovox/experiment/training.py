@@ -155,7 +155,7 @@ def _train(
     _check(job.method, method, job.network, stage, encoder, plan)
     _check_streams(job, method)
     start = load_start(method, job.start, job.parts, job.norm_reset, job.shuffled, job.tensors) if job.start else None
-    source = PatchSource(plan, job.streams, stage.patch, stage.training.seed)
+    source = PatchSource(plan, job.streams, stage.patch, stage.training.seed, apart=method.needs.apart)
     description = describe(job, store, start)
     return fit_and_export(
         method,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.losses.contrast import info_nce
 from oligovox.losses.masked import masked_mean
-from oligovox.method import Clock, Losses, Method
+from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
@@ -72,6 +72,8 @@ class Views:
 @final
 class BrainMVP(Method[Views]):
     """Encoder, decoder, a 1 × 1 × 1 head that restores the sequence shown, and a template for each sequence."""
+
+    needs = Needs(apart=True)
 
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()

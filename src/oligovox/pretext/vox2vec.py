@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from oligovox import settings as base
 from oligovox.losses.contrast import nt_xent
-from oligovox.method import Clock, Losses, Method
+from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
@@ -66,6 +66,8 @@ class Views:
 @final
 class Vox2Vec(Method[Views]):
     """Encoder, decoder and a projector of voxel descriptors."""
+
+    needs = Needs(apart=True)
 
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()

@@ -81,6 +81,7 @@ class PatchSource:
         streams: fill the places of a micro-batch in this order.
         patch: sides in voxels.
         seed: 0 or above.
+        apart: the places of a step, over all its micro-batches, go to different people, as far as there are so many; else each is drawn alone.
 
     Attributes:
         size: samples per micro-batch, the sum of the streams' counts.
@@ -90,7 +91,7 @@ class PatchSource:
         CohortError: a case was prepared with another number of sequences than the plan has.
     """
 
-    def __init__(self, plan: Plan, streams: Sequence[Stream], patch: Triple, seed: int) -> None:
+    def __init__(self, plan: Plan, streams: Sequence[Stream], patch: Triple, seed: int, *, apart: bool = False) -> None:
         if not streams or min(patch) < 1 or seed < 0:
             raise SettingsError(
                 f"patches: {len(streams)} streams, patch {patch}, seed {seed}; "
@@ -102,7 +103,7 @@ class PatchSource:
                     f"{case.folder}: prepared with {len(case.present)} sequences, the plan has {len(plan.modalities)} "
                     f"({', '.join(plan.modalities)}); prepare all cases with one plan"
                 )
-        self.plan, self.patch, self.seed = plan, patch, seed
+        self.plan, self.patch, self.seed, self.apart = plan, patch, seed, apart
         self.size = sum(stream.count for stream in streams)
         self._slots = [pools for stream in streams for pools in [_Pools.of(stream)] * stream.count]
 
@@ -121,7 +122,8 @@ class PatchSource:
             case = _any_session(pools.with_lesion, rng)
             corner = self._around(_any_voxel(case.lesion_voxels_index(), rng), case, rng)
         else:
-            case = _any_session(pools.all, rng)
+            several = (self._in_turn(pools.all, step, micro * self.size + slot),) if self.apart else pools.all
+            case = _any_session(several, rng)
             if stream.policy == "uniform":
                 room = np.maximum(np.subtract(case.shape, self.patch), 0)
                 corner = self._fitted(rng.integers(0, room + 1), case)
@@ -130,6 +132,12 @@ class PatchSource:
                 voxels = case.looked_voxels() if looked else case.foreground_voxels()
                 corner = self._around(_any_voxel(voxels, rng), case, rng)
         return Patch(case, corner, stream.use_labels)
+
+    def _in_turn(self, pool: Pool, step: int, place: int) -> tuple[StoredCase, ...]:
+        """Sessions of the person whose turn it is: everybody once in random order, then everybody once more in another."""
+        turn, index = divmod(place, len(pool))
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, turn])))
+        return pool[rng.permutation(len(pool))[index]]
 
     def batch(self, step: int, micro: int) -> Batch:
         """Micro-batch `micro` of step `step`, on the CPU. Outside the volume: image 0, foreground False, label -1."""
