@@ -141,6 +141,7 @@ ARMS = {
     "QSMRim-Net with FRODO's network": Arm((*FRODO, "method=qsmrim_net")),
     "no start, 1200 steps": Arm((*FRODO, "training.steps=1200", "training.validate_every=200")),
     **{f"FRODO, {n} people": Arm((*FRODO, *START, f"labels={n}")) for n in (5, 10, 20, 40)},
+    **{f"no start, {n} people": Arm((*FRODO, f"labels={n}")) for n in (5, 10, 20, 40)},
     **{f"forest, {n} people": Arm(("method=radiomics_forest", f"labels={n}"), network=False) for n in (5, 10, 20, 40)},
 }  # fmt: skip
 
