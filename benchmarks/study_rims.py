@@ -118,7 +118,7 @@ class Arm:
 
 
 def resnet(*more):
-    return ("network.name=resnet18", *(("network.settings.preset=nano",) if QUICK else ()), *more)
+    return ("network.name=resnet18", f"network.settings.preset={'nano' if QUICK else 'cpu'}", *more)
 
 
 ARMS = {
