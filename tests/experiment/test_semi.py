@@ -101,3 +101,19 @@ def test_both_together_are_compared_with_either_alone() -> None:
     ]  # fmt: skip
     against = [(arm, other) for arm, other in comparisons(study, study) if other != "scratch"]
     assert against == [("both", "pre"), ("both", "semi"), ("other", "semi")]
+
+
+def test_a_strategy_is_compared_with_scratch_of_more_steps_as_a_pretext_is() -> None:
+    semi = {"finetune": {"semi": {"name": "mean_teacher"}}}
+    steps = {"pretrain": {"training": {"steps": 50}}}
+    arms = {
+        "scratch": {"start": "scratch"},
+        "matched": {"start": "scratch", "extra_steps": 50},
+        "longer": {"start": "scratch", "extra_steps": 80},
+        "semi": {"start": "scratch", **semi},
+        "both": {"start": "generative", **semi, **steps},
+    }
+    study = parse(Study, {"name": "s", "store": "/nowhere", "arms": arms}, "study")
+    pairs = comparisons(study, study)
+    assert [other for arm, other in pairs if arm == "semi"] == ["scratch", "matched", "longer"]
+    assert [other for arm, other in pairs if arm == "both"] == ["scratch", "semi", "matched"]

@@ -22,6 +22,7 @@ from oligovox.metrics.paired import labels_needed
 from oligovox.report import text
 from oligovox.report.budget_content import (
     FEWEST_DRAWS,
+    LEARNING,
     ArmFacts,
     BudgetReport,
     Saved,
@@ -29,6 +30,7 @@ from oligovox.report.budget_content import (
 )
 
 _ENOUGH_DRAWS = 8
+_MATCHED = 1.25  # times the seconds of compute-matched scratch, up to which an arm counts as matched
 _COLUMNS = ("arm", "count", "draw", "seed", "person", "metric", "value", "exploratory")
 
 
@@ -84,7 +86,7 @@ def collect_budget(
         arms=arms,
         cells=cells,
         differences=differences,
-        cautions=_cautions(study, done, ground, arms),
+        cautions=_cautions(study, frozen.study, done, ground, arms),
         software={"machine": f"{platform.machine()}, {platform.system()}", "python": platform.python_version()}
         | {name: version(name) for name in ("oligovox", "torch", "monai", "numpy", "scipy")},
     )
@@ -173,7 +175,7 @@ def _added(old: Study, new: Study) -> str:
     return ", ".join(words + [f"seed {seed}" for seed in new.seeds if seed not in old.seeds])
 
 
-def _cautions(study: Study, done: Done, ground: Ground, arms: Sequence[ArmFacts]) -> tuple[str, ...]:
+def _cautions(study: Study, before: Study, done: Done, ground: Ground, arms: Sequence[ArmFacts]) -> tuple[str, ...]:
     found, kinds = [], {arm.kind for arm in arms}
     if missing := len(study.runs) - len(done):
         found.append(f"Not finished: {missing} of {len(study.runs)} runs are missing. Do not decide anything yet.")
@@ -185,12 +187,13 @@ def _cautions(study: Study, done: Done, ground: Ground, arms: Sequence[ArmFacts]
         found.append(f"All draws of {full[0]} labels are the same people: there are no others.")
     if "scratch" not in kinds:
         found.append("No arm from scratch: nothing is compared.")
-    if "pretext" in kinds and "compute-matched scratch" not in kinds:
+    if kinds & {*LEARNING} and "compute-matched scratch" not in kinds:
         found.append("No compute-matched scratch: a gain may be that of more steps.")
     steps = {study.arms[arm.name].extra_steps for arm in arms if arm.kind == "compute-matched scratch"}
     for arm in arms:
-        if steps and arm.kind == "pretext" and study.pretraining(arm.name, seed=0).training.steps not in steps:
+        if steps and study.arms[arm.name].pretext and study.pretraining(arm.name, seed=0).training.steps not in steps:
             found.append(f"{arm.name} has other pre-training steps than any compute-matched scratch has extra steps.")
+    found += _unmatched(comparisons(study, before), {arm.name: arm for arm in arms})
     if "classical" not in kinds:
         found.append("No classical arm: a threshold may do as well.")
     for source, number in sorted(Counter(result[TAKEN] for result in done.values() if TAKEN in result).items()):
@@ -199,6 +202,21 @@ def _cautions(study: Study, done: Done, ground: Ground, arms: Sequence[ArmFacts]
     if len(versions := sorted({result["version"] for result in done.values()})) > 1:
         found.append(f"Runs were made by different versions of oligovox: {', '.join(versions)}.")
     return tuple(found)
+
+
+def _unmatched(pairs: Iterable[tuple[str, str]], arms: Mapping[str, ArmFacts]) -> list[str]:
+    """Compute-matched scratch has as many steps; where a step costs more than its own, nothing is matched."""
+    found: dict[str, list[str]] = {}
+    for name, against in pairs:
+        arm, matched = arms[name], arms[against]
+        if matched.kind == "compute-matched scratch" and arm.kind in LEARNING and arm.seconds and matched.seconds:
+            ratio = (arm.seconds + (arm.pretraining_seconds or 0.0)) / matched.seconds
+            if ratio > _MATCHED:
+                found.setdefault(against, []).append(f"{name} {ratio:.1f}")
+    return [
+        f"{against} is matched in steps, not in measured seconds. Times as long a run, with its pre-training: {', '.join(names)}."
+        for against, names in found.items()
+    ]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -22,7 +22,7 @@ from oligovox.experiment.budget_plan import Run, Study
 from oligovox.experiment.recipe import Semi
 from oligovox.metrics.bootstrap import Interval as Spread
 from oligovox.metrics.paired import difference_over_draws, holm, mean_over_draws, wilcoxon
-from oligovox.report.budget_content import BOTH, Cell, Difference, Kind, judge
+from oligovox.report.budget_content import BOTH, LEARNING, Cell, Difference, Kind, judge
 from oligovox.report.content import METRICS, Interval
 
 Done: TypeAlias = Mapping[Run, Mapping[str, Any]]
@@ -111,7 +111,7 @@ def _variants(stood: bool, grown: bool) -> tuple[bool, ...]:
 
 
 def differences_of(tables: Tables) -> tuple[Difference, ...]:
-    """Every arm against scratch, every pretext also against compute-matched scratch, at every number of labels."""
+    """Every arm against scratch, pretexts and strategies also against compute-matched scratch, at every number of labels."""
     found: dict[_Key, tuple[Spread, float, int]] = {}
     for arm, against in comparisons(tables.study, tables.before):
         for count in sorted(tables.study.counts):
@@ -138,8 +138,9 @@ def comparisons(study: Study, before: Study) -> list[tuple[str, str]]:
 
 
 def _pairs(study: Study, plain: str | None) -> list[tuple[str, str]]:
-    """Every arm against plain scratch (if not given, the first one). What has a pretext and a strategy also against what has one of the two;
-    pretexts also against scratch with the steps of their pre-training, or, where there is none with as many, against all that have extra steps."""
+    """Every arm against plain scratch (if not given, the first one). What has a pretext and a strategy also against what has one of the two.
+    Pretexts also against scratch with the steps of their pre-training, or, where there is none with as many, against all that have extra steps;
+    strategies, whose steps cost more than those of scratch, against all that have."""
     kinds = {name: kind_of(study, name) for name in study.arms}
     plain = plain or next((name for name, kind in kinds.items() if kind == "scratch"), None)
     matched = [name for name, kind in kinds.items() if kind == "compute-matched scratch"]
@@ -149,8 +150,8 @@ def _pairs(study: Study, plain: str | None) -> list[tuple[str, str]]:
         start, semi = parts[name]
         alone = ((start, None), (_SCRATCH_START, semi))
         pairs += [(name, other) for other, has in parts.items() if has in alone]
-    for name in (name for name, kind in kinds.items() if kind in ("pretext", BOTH)):
-        steps = study.pretraining(name, seed=0).training.steps
+    for name in (name for name, kind in kinds.items() if kind in LEARNING):
+        steps = study.pretraining(name, seed=0).training.steps if study.arms[name].pretext else None
         equal = [other for other in matched if study.arms[other].extra_steps == steps]
         pairs += [(name, other) for other in equal or matched]
     return pairs

@@ -15,6 +15,8 @@ Kind = Literal[
     "classical", "scratch", "compute-matched scratch", "pretext", "semi-supervised", "pretext, semi-supervised"
 ]
 BOTH: Kind = "pretext, semi-supervised"
+LEARNING: tuple[Kind, ...] = ("pretext", "semi-supervised", BOTH)
+"""What learns from exams without a label."""
 
 FEWEST_DRAWS = 5
 """With fewer draws of labelled people nothing is called a gain or a loss: the interval over so few is too narrow (`metrics.paired`)."""

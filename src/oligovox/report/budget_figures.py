@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oligovox.files import atomic_file
-from oligovox.report.budget_content import BOTH, BudgetReport, Cell, Difference
+from oligovox.report.budget_content import LEARNING, BudgetReport, Cell, Difference
 from oligovox.report.figures import ARMS, INK, RULE, SOFT, drawing, svg
 from oligovox.report.text import Html, count, interval, visible
 
@@ -40,7 +40,7 @@ def looks(report: BudgetReport) -> dict[str, Look]:
     pretexts = 0
     for place, arm in enumerate(report.arms):
         marker = _MARKERS[place % len(_MARKERS)]
-        if arm.kind in ("pretext", "semi-supervised", BOTH):
+        if arm.kind in LEARNING:
             found[arm.name] = Look(ARMS[pretexts % len(ARMS)], "-" if pretexts < len(ARMS) else "--", marker)
             pretexts += 1
         else:
