@@ -59,8 +59,11 @@ def test_what_takes_longer_than_matched_scratch_is_not_called_matched(tmp_path: 
     assert caution.endswith(": both 1.8."), "semi takes 1.2, pre-trained 1.05 times as long, which is near enough"
 
 
-def test_a_strategy_has_its_comparison_with_matched_scratch(tmp_path: Path) -> None:
+def test_a_strategy_has_its_name_and_its_comparison_with_matched_scratch(tmp_path: Path) -> None:
     report = reported(tmp_path, {"semi": 0.05})
+    assert {arm.name: arm.method for arm in report.arms} == {
+        "scratch": "", "matched scratch": "", "pre-trained": "generative", "semi": "mean_teacher", "both": "generative, mean_teacher",
+    }  # fmt: skip
     row = next(d for d in report.differences if (d.arm, d.against, d.count) == ("semi", "matched scratch", 1))
     assert row.outcome == "gain"
     assert row.mean == pytest.approx(0.05, rel=0.1)

@@ -125,7 +125,7 @@ def _facts(name: str, study: Study, before: Study, done: Done, out: Path) -> Arm
     pre = [_read(out / pretraining_of(study, name, seed).result) for seed in study.seeds] if arm.pretext else []
     tried, made = [trial for trial in trials if trial], [one for one in pre if one]
     return ArmFacts(
-        name=name, kind=kind_of(study, name), method=arm.pretext or arm.classical or "", exploratory=name not in before.arms,
+        name=name, kind=kind_of(study, name), method=_method(study, name), exploratory=name not in before.arms,
         lr=next((result["lr"] for result in results if "lr" in result), None),
         tried={f"{trial['lr']:g}": trial["mean"] for trial in tried},
         steps=max((result["steps"] for result in results), default=0),
@@ -135,6 +135,13 @@ def _facts(name: str, study: Study, before: Study, done: Done, out: Path) -> Arm
         pretraining_seconds=_mean(one["seconds"] for one in made),
         trial_seconds=sum(trial["seconds"] for trial in tried) if tried else None,
     )  # fmt: skip
+
+
+def _method(study: Study, name: str) -> str:
+    """'swin_three_task, mean_teacher'."""
+    arm = study.arms[name]
+    semi = None if arm.classical else study.finetuning(name, lr=study.lr[0], seed=0).semi
+    return ", ".join(filter(None, (arm.pretext, arm.classical, semi and semi.name)))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class ArmFacts(Settings):
 
     name: Text
     kind: Kind
-    method: str = Field("", description="pretext, classical rule, or ''")
+    method: str = Field("", description="pretext and semi-supervised strategy, or classical rule, or ''")
     exploratory: bool = Field(False, description="added after the study had begun")
     lr: Measure = Field(
         None, description="learning rate chosen on validation people; None: no network, or not chosen yet"
