@@ -79,13 +79,30 @@ def test_a_gain_a_loss_and_a_null_stand_in_the_same_form(study: BudgetReport) ->
     assert "p &lt; 0.001" in page
 
 
-def test_the_headline_counts_frozen_comparisons_of_pretexts_only(study: BudgetReport) -> None:
+def test_the_headline_counts_frozen_comparisons_with_scratch(study: BudgetReport) -> None:
     expected = "8 comparisons of pre-training with training from scratch: 2 × gain, 0 × loss, 6 × no difference shown."
     assert headline(study) == expected
     assert expected in text_of(render_budget(study))
     few = study.model_copy(update={"differences": (difference("masked", 1, "too few draws to tell", 0.1, draws=2),)})
     assert headline(few).endswith("0 × no difference shown, 1 × too few draws to tell.")
     assert headline(study.model_copy(update={"differences": ()})) == "Nothing is compared yet."
+
+
+def test_the_headline_counts_pretexts_strategies_and_both_together_each_as_what_it_is(study: BudgetReport) -> None:
+    kinds: dict[str, Any] = {"semi": "semi-supervised", "both": "pretext, semi-supervised"}
+    arms = [*study.arms, *(ArmFacts(name=name, kind=kind) for name, kind in kinds.items())]
+    rows = [
+        difference("masked", 1, "no difference shown", 0.01),
+        difference("semi", 1, "gain", 0.06),
+        difference("semi", 1, "no difference shown", 0.05, against="matched"),
+        difference("both", 1, "loss", -0.06),
+        difference("both", 1, "gain", 0.07, against="semi"),
+    ]
+    assert headline(study.model_copy(update={"arms": tuple(arms), "differences": tuple(rows)})) == (
+        "1 comparison of pre-training with training from scratch: 0 × gain, 0 × loss, 1 × no difference shown. "
+        "2 comparisons of semi-supervised strategies with training from scratch: 1 × gain, 0 × loss, 1 × no difference shown. "
+        "1 comparison of both together with training from scratch: 0 × gain, 1 × loss, 0 × no difference shown."
+    )
 
 
 def test_hash_date_and_what_was_added_are_on_the_first_screen(study: BudgetReport) -> None:

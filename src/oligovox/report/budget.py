@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from oligovox.errors import CheckpointError
@@ -10,7 +11,9 @@ from oligovox.files import atomic_file, read_json, write_json
 from oligovox.report import budget_figures as figures
 from oligovox.report import tables
 from oligovox.report.budget_content import (
+    BOTH,
     FEWEST_DRAWS,
+    LEARNING,
     LEVEL,
     ArmFacts,
     BudgetReport,
@@ -26,6 +29,7 @@ from oligovox.report.text import UNDEFINED, Html, count, duration, escape, inter
 from oligovox.settings import parse
 
 _FORMAT = 1
+_LEARNED = {"pretext": "pre-training", "semi-supervised": "semi-supervised strategies", BOTH: "both together"}
 _CHIPS = {"gain": "gain-shown", "loss": "worse"}  # colours of the style sheet
 
 
@@ -79,17 +83,25 @@ def render_budget(report: BudgetReport) -> str:
 
 
 def headline(report: BudgetReport) -> str:
-    """How many comparisons show what: of pretexts with scratch where there are any, without later additions where there are any."""
+    """How many comparisons show what: with training from scratch, of pre-training, of strategies and of both together, where there is any of them;
+    without later additions where there are frozen ones."""
     kinds = {arm.name: arm.kind for arm in report.arms}
-    counted = [d for d in report.differences if kinds[d.arm] == "pretext"] or list(report.differences)
+    learned = [d for d in report.differences if kinds[d.arm] in LEARNING and kinds[d.against] not in LEARNING]
+    counted = learned or list(report.differences)
     counted = [d for d in counted if not d.exploratory] or counted
     if not counted:
         return "Nothing is compared yet."
-    what = "of pre-training with training from scratch" if kinds[counted[0].arm] == "pretext" else "with scratch"
-    found = Counter(d.outcome for d in counted)
+    if not learned:
+        return _tally(counted, "with scratch")
+    of = {what: [d for d in counted if kinds[d.arm] == kind] for kind, what in _LEARNED.items()}
+    return " ".join(_tally(some, f"of {what} with training from scratch") for what, some in of.items() if some)
+
+
+def _tally(differences: Sequence[Difference], what: str) -> str:
+    found = Counter(d.outcome for d in differences)
     words = ", ".join(f"{found[outcome]} × {outcome}" for outcome in ("gain", "loss", "no difference shown"))
     few = f", {found['too few draws to tell']} × too few draws to tell" if found["too few draws to tell"] else ""
-    return f"{count(len(counted), 'comparison')} {what}: {words}{few}."
+    return f"{count(len(differences), 'comparison')} {what}: {words}{few}."
 
 
 def _first_screen(report: BudgetReport) -> list[str]:
