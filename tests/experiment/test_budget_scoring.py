@@ -92,4 +92,5 @@ def test_a_run_says_which_limit_it_was_scored_at(make_phantom: Callable[..., Pat
     experiment.budget(tmp_path / "s.yaml", tmp_path / "out")
     row = json.loads((tmp_path / "out" / "runs" / "scratch" / "n1_d0_s0" / "scores.json").read_text())
     assert row.get("operating_point", 0.5) in LIMITS
+    assert row["validation"] is None or 0 <= row["validation"] <= 1, "the score by which an arm may be chosen"
     assert len(row["scores"]) == 2

@@ -196,20 +196,22 @@ def _run(job: Job, study: Study, ground: Ground, out: Path) -> None:
     run, folder, memory = job.run, out / job.folder, _Memory()
     assert run is not None, "a run has one"
     people = ground.labels(study, run.count, run.draw)
+    more: dict[str, Any]
     if study.arms[job.arm].classical:
         fitted = fit_threshold(ground.store.of(people), ground.store.plan, study.threshold(job.arm))
         test = ground.store.of(ground.split.test)
         scores: Scores = score_people(test, lambda case: {"": (fitted.mask(case), lesion(case))})
-        more: dict[str, Any] = {"threshold": fitted.limit, "smoothing_mm": fitted.smoothing_mm}
+        more = {"threshold": fitted.limit, "smoothing_mm": fitted.smoothing_mm}
     else:
         lr = chosen_lr(study, job.arm, out)
         model = _finetuned(job, study, ground, out, people, lr=lr, draw=run.draw)
-        limit = HALF
+        limit, more = HALF, {"lr": lr}
         if study.operating_point == "validation":
             validated = scored_at(predicted(model, ground.split.validation, study, ground.store), limits_of(study))
             limit = operating_point(validated, study)
+            more["validation"] = mean_of(validated[limit], study.metric)
         scores = scored_at(predicted(model, ground.split.test, study, ground.store), (limit,))[limit]
-        more = {"lr": lr, **_limit(limit)}
+        more |= _limit(limit)
     own = {"arm": run.arm, "count": run.count, "draw": run.draw, "seed": run.seed, "labels": people}
     written = {"version": version("oligovox"), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(out / job.result, own | more | _cost(folder, memory) | written | {"scores": scores})
