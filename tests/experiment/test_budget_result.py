@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ from oligovox.cohort.splits import Split
 from oligovox.experiment import budget_result
 from oligovox.experiment.budget_freeze import Frozen
 from oligovox.experiment.budget_plan import Run, Study
-from oligovox.files import write_json
+from oligovox.files import read_json, write_json
+from oligovox.report.budget import load_budget, render_budget, write_budget
+from oligovox.report.budget_choice import advice
 from oligovox.report.budget_content import BudgetReport
 from oligovox.settings import parse
 
@@ -28,8 +31,15 @@ ARMS: dict[str, Any] = {
 SECONDS = {"scratch": 10.0, "matched scratch": 20.0, "pre-trained": 10.0, "semi": 24.0, "both": 24.0}
 
 
-def reported(folder: Path, gains: dict[str, float], **changes: Any) -> BudgetReport:
-    """The content of the page of a study with Dice by a rule, to which an arm adds its gain."""
+def reported(
+    folder: Path,
+    gains: dict[str, float],
+    *,
+    noise: float = 0.0,
+    validation: dict[str, float] | None = None,
+    **changes: Any,
+) -> BudgetReport:
+    """The content of the page of a study with Dice by a rule, to which an arm adds its gain, and noise in every other person."""
     given = {"name": "s", "store": "/nowhere", "arms": ARMS, "counts": [1, 2], "draws": 6, "lr": [1e-3], "seed": 3}
     study = parse(Study, given | changes, "study")
 
@@ -38,8 +48,10 @@ def reported(folder: Path, gains: dict[str, float], **changes: Any) -> BudgetRep
         dice = {
             p: 0.3 + 0.05 * run.count + 0.01 * run.draw + 0.02 * k + gain * (1 + 0.01 * k) for k, p in enumerate(PEOPLE)
         }
-        seconds = SECONDS[run.arm]
-        return {"scores": {p: {"dice": v} for p, v in dice.items()}, "version": "0", "steps": 1, "seconds": seconds}
+        turn = noise * list(study.arms).index(run.arm)
+        scores = {p: {"dice": v + turn * (-1) ** k} for k, (p, v) in enumerate(dice.items())}
+        known = {"validation": validation[run.arm]} if validation else {}
+        return {"scores": scores, "version": "0", "steps": 1, "seconds": SECONDS[run.arm], **known}
 
     done = {run: result(run) for run in study.runs}
     for name, arm in study.arms.items():
@@ -67,3 +79,75 @@ def test_a_strategy_has_its_name_and_its_comparison_with_matched_scratch(tmp_pat
     row = next(d for d in report.differences if (d.arm, d.against, d.count) == ("semi", "matched scratch", 1))
     assert row.outcome == "gain"
     assert row.mean == pytest.approx(0.05, rel=0.1)
+
+
+def test_the_best_arm_is_taken_where_it_is_told_apart_from_all_others(tmp_path: Path) -> None:
+    report = reported(tmp_path, {"semi": 0.05, "pre-trained": 0.02, "both": 0.04})
+    found = {(choice.material, choice.count): choice for choice in report.choices}
+    assert list(found) == [(m, n) for m in ("from scratch", "pre-trained on all exams") for n in (1, 2)]
+    choice = found["from scratch", 2]
+    assert (choice.best, choice.take, choice.alike, choice.chosen_by) == ("semi", "semi", ("semi",), "test people")
+    assert (choice.runner_up and choice.runner_up.mean) == pytest.approx(0.05, rel=0.1)
+    assert [(m.arm, m.against, m.apart) for m in choice.against_scratch] == [("semi", "matched scratch", True)]
+    assert choice.seconds == 24.0
+    of_pretrained = found["pre-trained on all exams", 1]
+    assert (of_pretrained.take, of_pretrained.arms) == ("both", 2)
+    row = next(d for d in report.differences if (d.arm, d.against, d.count) == ("both", "matched scratch", 1))
+    margin = of_pretrained.against_scratch[0]
+    assert (margin.mean, margin.low, margin.high) == (row.mean, row.low, row.high), "the interval of the comparison"
+
+
+def test_of_what_cannot_be_told_apart_the_cheapest_is_taken(tmp_path: Path) -> None:
+    report = reported(tmp_path, {"semi": 0.002, "both": 0.002}, noise=0.02)
+    choice = report.choices[0]
+    assert (choice.best, choice.take) == ("semi", "scratch")
+    assert sorted(choice.alike) == ["matched scratch", "scratch", "semi"]
+    words = advice(report, choice)
+    assert words.startswith(
+        "1 label, from scratch: take scratch (10 s a run), chosen for cost: the cheapest of 3 that cannot be told apart (semi, "
+    )
+    assert "semi − matched scratch: +0.00" in words
+    assert "(6 draws, 12 people), cannot be told apart." in words
+
+
+def test_few_draws_tell_nothing_apart(tmp_path: Path) -> None:
+    choice = (report := reported(tmp_path, {"semi": 0.2}, draws=4)).choices[0]
+    assert (choice.best, choice.take, choice.runner_up and choice.runner_up.apart) == ("semi", "scratch", False)
+    assert "(4 draws, 12 people), cannot be told apart, too few draws." in advice(report, choice)
+
+
+def test_validation_people_choose_where_all_runs_know_their_score(tmp_path: Path) -> None:
+    scores = {"scratch": 0.5, "matched scratch": 0.6, "semi": 0.4, "pre-trained": 0.3, "both": 0.2}
+    report = reported(tmp_path, {"semi": 0.05, "matched scratch": 0.02}, validation=scores)
+    choice = report.choices[0]
+    assert (choice.chosen_by, choice.best) == ("validation people", "matched scratch")
+    assert choice.alike == ("matched scratch", "semi"), "what is better on test people is not worse"
+    page = render_budget(report)
+    assert "matched scratch has the best mean of validation people; on test people" in page
+    assert "by the same test people" not in page
+    assert "by the same test people who score it" in render_budget(reported(tmp_path, {}))
+
+
+def test_the_four_ways_stand_in_a_two_by_two_table(tmp_path: Path) -> None:
+    report = reported(tmp_path, {"semi": 0.05, "pre-trained": 0.02, "both": 0.04})
+    section = render_budget(report).split('id="square"')[1].split("</section>")[0]
+    rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', section)
+    means = [re.findall(r'class="stacked">([\d.]+) <small>\[', cells) for _, cells in rows]
+    assert [name for name, _ in rows] == ["scratch", "pre-trained (generative)"] * 2
+    assert section.count("semi-supervised (mean_teacher)") == 2
+    shown = {(c.arm, c.count): f"{c.metrics['dice'].mean:.3f}" for c in report.cells}
+    order = [("scratch", "semi"), ("pre-trained", "both")]
+    assert means == [[shown[arm, n] for arm in row] for n in (1, 2) for row in order]
+    fewer = {name: arm for name, arm in ARMS.items() if name != "both"}
+    assert 'id="square"' not in render_budget(reported(tmp_path, {}, arms=fewer))
+    other = ARMS | {"both": ARMS["both"] | {"finetune": {"semi": {"name": "cross_pseudo"}}}}
+    assert reported(tmp_path, {}, arms=other).square is None, "another strategy than that of the arm from scratch"
+
+
+def test_scripts_read_the_same_as_people(tmp_path: Path) -> None:
+    report = reported(tmp_path, {"semi": 0.05})
+    write_budget(report, tmp_path)
+    content = read_json(tmp_path / "budget.json")
+    assert content["advice"] == [advice(report, choice) for choice in report.choices]
+    assert content["report"]["choices"][0]["take"] == "semi"
+    assert load_budget(tmp_path / "budget.json") == report

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from oligovox.experiment.budget_choice import choices_of
 from oligovox.experiment.budget_plan import Run, Study
 from oligovox.experiment.budget_tables import Tables, cells_of, comparisons, differences_of
 from oligovox.report.budget_content import Difference, judge
@@ -99,6 +100,19 @@ def test_what_is_added_later_does_not_touch_the_frozen_numbers() -> None:
     cells = cells_of(Tables(later, before, done(later, gains)))
     assert {(c.arm, c.count) for c in cells if not c.exploratory} == {("scratch", 1), ("masked", 1)}
     assert {c.draws for c in cells if (c.arm, c.count) == ("scratch", 1)} == {6, 8}
+
+
+def test_what_is_taken_of_the_frozen_arms_is_not_changed_by_a_later_one() -> None:
+    before = study(arms={name: ARMS[name] for name in ("scratch", "matched")})
+    later = study(arms=ARMS | {"longer": {"start": "scratch", "extra_steps": 2000}})
+    rows = done(later, {"matched": 0.02, "longer": 0.1})
+    choices = choices_of(Tables(later, before, rows), ())
+    scratch = [choice for choice in choices if (choice.material, choice.count) == ("from scratch", 1)]
+    assert [(c.exploratory, c.best, c.arms) for c in scratch] == [(False, "matched", 2), (True, "longer", 3)]
+    assert scratch[:1] == [
+        c for c in choices_of(Tables(before, before, done(before, {"matched": 0.02})), ()) if c.count == 1
+    ]
+    assert {c.exploratory for c in choices if c.material != "from scratch"} == {True}
 
 
 def test_a_pretext_is_compared_with_the_scratch_of_equal_compute() -> None:

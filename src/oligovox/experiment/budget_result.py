@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from oligovox.experiment.budget_choice import choices_of, square_of
 from oligovox.experiment.budget_freeze import Frozen
 from oligovox.experiment.budget_ground import Ground
 from oligovox.experiment.budget_jobs import Job, pretraining_of
@@ -86,6 +87,8 @@ def collect_budget(
         arms=arms,
         cells=cells,
         differences=differences,
+        choices=choices_of(tables, arms),
+        square=square_of(study),
         cautions=_cautions(study, frozen.study, done, ground, arms),
         software={"machine": f"{platform.machine()}, {platform.system()}", "python": platform.python_version()}
         | {name: version(name) for name in ("oligovox", "torch", "monai", "numpy", "scipy")},

@@ -12,7 +12,7 @@ was added after the study had begun enters the numbers of the frozen study: wher
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -78,6 +78,12 @@ class Tables:
                     people.setdefault(person, []).extend([] if value is None else [value])
         return {draw: {p: fmean(v) if v else None for p, v in people.items()} for draw, people in found.items()}
 
+    def validated(self, arm: str, count: int, draws: Collection[int], *, everything: bool) -> float | None:
+        """Mean of the primary metric on validation people over the runs of these draws; None where some of them do not say it."""
+        runs = [run for run in self._runs(arm, count) if run.draw in draws and (everything or run in self.frozen)]
+        found = [self.done[run].get("validation") for run in runs]
+        return None if None in found else _mean(found)
+
     def _runs(self, arm: str, count: int) -> list[Run]:
         return [run for run in self.done if (run.arm, run.count) == (arm, count)]
 
@@ -100,7 +106,7 @@ def cells_of(tables: Tables) -> tuple[Cell, ...]:
                 cells.append(Cell(
                     arm=arm, count=count, exploratory=everything, draws=len(primary),
                     by_draw=tuple(_mean(people.values()) for _, people in sorted(primary.items())),
-                    metrics={m: _interval(mean_over_draws(v, seed=tables.study.seed)) for m, v in by_metric.items()},
+                    metrics={m: interval_of(mean_over_draws(v, seed=tables.study.seed)) for m, v in by_metric.items()},
                 ))  # fmt: skip
     return tuple(cells)
 
@@ -145,7 +151,7 @@ def _pairs(study: Study, plain: str | None) -> list[tuple[str, str]]:
     plain = plain or next((name for name, kind in kinds.items() if kind == "scratch"), None)
     matched = [name for name, kind in kinds.items() if kind == "compute-matched scratch"]
     pairs = [(name, plain) for name in kinds if plain and name != plain]
-    parts = {name: _parts(study, name) for name, kind in kinds.items() if kind != "classical"}
+    parts = {name: parts_of(study, name) for name, kind in kinds.items() if kind != "classical"}
     for name in (name for name, kind in kinds.items() if kind == BOTH):
         start, semi = parts[name]
         alone = ((start, None), (_SCRATCH_START, semi))
@@ -162,19 +168,19 @@ def kind_of(study: Study, name: str) -> Kind:
     arm = study.arms[name]
     if arm.classical:
         return "classical"
-    if _parts(study, name)[1]:
+    if parts_of(study, name)[1]:
         return BOTH if arm.pretext else "semi-supervised"
     return "pretext" if arm.pretext else "compute-matched scratch" if arm.extra_steps else "scratch"
 
 
-def _parts(study: Study, name: str) -> tuple[_Start, Semi | None]:
+def parts_of(study: Study, name: str) -> tuple[_Start, Semi | None]:
     """Where an arm with a network starts, and its semi-supervised strategy."""
     return study.arms[name].origin, study.finetuning(name, lr=study.lr[0], seed=0).semi
 
 
 def _difference(key: _Key, spread: Spread, p: float, draws: int, p_holm: float, higher: bool) -> Difference:
     arm, against, count, everything = key
-    numbers = _interval(spread)
+    numbers = interval_of(spread)
     tested = None if math.isnan(p_holm) else p_holm
     return Difference(
         arm=arm, against=against, count=count, exploratory=everything, draws=draws, mean=numbers.mean, low=numbers.low,
@@ -208,7 +214,8 @@ def _by_person(values: Values, draws: Iterable[int]) -> dict[str, float | None]:
     return {person: fmean(found) if found else None for person, found in people.items()}
 
 
-def _interval(spread: Spread) -> Interval:
+def interval_of(spread: Spread) -> Interval:
+    """As it stands on a page."""
     return Interval(mean=spread.mean, low=spread.low, high=spread.high, n=spread.n, undefined=spread.skipped)
 
 

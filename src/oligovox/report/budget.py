@@ -10,6 +10,7 @@ from oligovox.errors import CheckpointError
 from oligovox.files import atomic_file, read_json, write_json
 from oligovox.report import budget_figures as figures
 from oligovox.report import tables
+from oligovox.report.budget_choice import advice, two_by_two, which_to_take
 from oligovox.report.budget_content import (
     BOTH,
     FEWEST_DRAWS,
@@ -42,7 +43,8 @@ def write_budget(report: BudgetReport, folder: Path) -> Path:
     page = render_budget(report)
     figures.write_curves(report, folder)
     words = [sentence(report, difference) for difference in report.differences]
-    content = {"format": _FORMAT, "headline": headline(report), "sentences": words}
+    content = {"format": _FORMAT, "headline": headline(report), "sentences": words,
+               "advice": [advice(report, choice) for choice in report.choices]}  # fmt: skip
     write_json(folder / "budget.json", content | {"report": report.model_dump(mode="json")})
     with atomic_file(folder / "budget.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -65,6 +67,8 @@ def load_budget(path: Path) -> BudgetReport:
 def render_budget(report: BudgetReport) -> str:
     """The page as one HTML document without scripts or outside resources."""
     sections = {
+        "choice": ("Which one to take", which_to_take(report)),
+        "square": ("Pre-trained or not, semi-supervised or not", two_by_two(report)),
         "comparisons": ("Every comparison", _comparisons(report)),
         "scores": ("Scores", _scores(report)),
         "saved": ("Labels saved", _saved(report)),

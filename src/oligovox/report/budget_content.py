@@ -90,6 +90,49 @@ class Saved(Settings):
     )
 
 
+class Margin(Settings):
+    """Mean of (arm − against) over draws and people, for the choice of an arm: judged by its interval alone, without correction."""
+
+    arm: Text
+    against: Text
+    mean: Measure
+    low: Measure = None
+    high: Measure = None
+    draws: int
+    n: int = Field(description="test people")
+    apart: bool = Field(description=f"the interval excludes 0, over at least {FEWEST_DRAWS} draws")
+
+
+class Choice(Settings):
+    """Which arm to take at a number of labels, of those that start from the same material."""
+
+    count: int
+    material: Text = Field(description="'from scratch', or on whose exams they were pre-trained")
+    exploratory: bool
+    chosen_by: Literal["validation people", "test people"] = Field(
+        description="whose scores say which mean is the best"
+    )
+    best: Text = Field(description="the arm with the best mean")
+    score: Interval = Field(description="of it, on test people")
+    arms: int = Field(description="that were to choose from")
+    runner_up: Margin | None = Field(None, description="best − the second; None: there is no second")
+    against_scratch: tuple[Margin, ...] = Field(
+        (), description="of the best and of the one to take, from compute-matched scratch; without one, from scratch"
+    )
+    alike: tuple[Text, ...] = Field(description="the best, and all that are not shown to be worse")
+    take: Text = Field(description="of these the one with the fewest seconds a run")
+    seconds: Measure = Field(description="of a run of it")
+
+
+class Square(Settings):
+    """The arms of {scratch, pre-trained} × {supervised, semi-supervised}, where a study has exactly these."""
+
+    scratch: Text
+    pretrained: Text
+    semi: Text
+    both: Text
+
+
 class Version(Settings):
     """The study as it was written down at some time."""
 
@@ -119,6 +162,8 @@ class BudgetReport(Settings):
     cells: tuple[Cell, ...] = ()
     differences: tuple[Difference, ...] = ()
     saved: tuple[Saved, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    square: Square | None = None
     cautions: tuple[Text, ...] = ()
     software: dict[str, str] = Field(default_factory=dict, description="package → version; 'machine' → what it ran on")
 
