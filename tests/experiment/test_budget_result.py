@@ -59,7 +59,7 @@ def reported(
             place = budget_result.pretraining_of(study, name, 0).result
             write_json(folder / place, {"steps": 1000, "seconds": 11.0, "people": []})
     split = Split(train=tuple("abcdefgh"), validation=(), test=tuple(PEOPLE), seed=0)
-    ground: Any = SimpleNamespace(split=split, pretraining=lambda *_: ("a",))
+    ground: Any = SimpleNamespace(split=split, pretraining=lambda *_: ("a",), store=SimpleNamespace(of=lambda _: ()))
     (folder / "study.yaml").write_text("name: s")
     frozen = Frozen(study, "2026-12-01T10:00:00+00:00", "ab12" * 16, folder / "study.yaml")
     return budget_result.collect_budget(frozen, (), done, ground, folder, command="oligovox budget")
@@ -113,7 +113,12 @@ def test_of_what_cannot_be_told_apart_the_cheapest_is_taken(tmp_path: Path) -> N
 def test_few_draws_tell_nothing_apart(tmp_path: Path) -> None:
     choice = (report := reported(tmp_path, {"semi": 0.2}, draws=4)).choices[0]
     assert (choice.best, choice.take, choice.runner_up and choice.runner_up.apart) == ("semi", "scratch", False)
-    assert "(4 draws, 12 people), cannot be told apart, too few draws." in advice(report, choice)
+    words = advice(report, choice)
+    assert (
+        "take scratch (10 s a run), chosen for cost alone: with 4 draws none of the 3 can be told apart (semi, "
+        in words
+    )
+    assert "(4 draws, 12 people), cannot be told apart, too few draws." in words
 
 
 def test_validation_people_choose_where_all_runs_know_their_score(tmp_path: Path) -> None:

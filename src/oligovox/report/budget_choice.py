@@ -6,8 +6,6 @@ from oligovox.report import tables
 from oligovox.report.budget_content import FEWEST_DRAWS, BudgetReport, Choice, Margin
 from oligovox.report.text import UNDEFINED, count, duration, escape, interval
 
-_ALIKE = {"test people": "cannot be told apart", "validation people": "are not shown to be worse than the best of them"}
-
 
 def advice(report: BudgetReport, choice: Choice) -> str:
     """Which arm to take, with its uncertainty, in words: what is recommended first, then why."""
@@ -66,7 +64,7 @@ def _how(report: BudgetReport) -> str:
     """How the choice is made, and by whom."""
     chosen = {choice.chosen_by for choice in report.choices}
     rule = (
-        "Among arms that start from the same material, the one with the best mean, unless a cheaper one is not shown to be worse. Two arms are told apart "
+        "Among arms that start from the same material, the one with the best mean, unless a cheaper one is not shown to be worse (cheaper by the measured seconds of a run, without pre-training). Two arms are told apart "
         f"where the interval (95 %, over draws and test people, not corrected for the number of arms) of their difference excludes 0, over at least {FEWEST_DRAWS} "
         "draws. What cannot be told apart need not be equal."
     )
@@ -85,13 +83,23 @@ def _reason(report: BudgetReport, choice: Choice) -> str:
     elif len(choice.alike) == 1:
         words = f"{cost}, which has the best mean and is told apart from all others."
     else:
-        words = f"{cost}, chosen for cost: the cheapest of {len(choice.alike)} that {_ALIKE[choice.chosen_by]} ({', '.join(choice.alike)})."
+        words = f"{cost}, chosen for cost{_of_several(choice)} ({', '.join(choice.alike)})."
     by = " of validation people" if choice.chosen_by == "validation people" else ""
     score = interval(choice.score.mean, choice.score.low, choice.score.high, report.measure.digits)
     margins = [margin for margin in (choice.runner_up, *choice.against_scratch) if margin]
     unique = {(margin.arm, margin.against): margin for margin in margins}
     lead = f" {choice.best} has the best mean{by}; on test people {score}."
     return words + lead + "".join(f" {_in_words(report, margin)}" for margin in unique.values())
+
+
+def _of_several(choice: Choice) -> str:
+    draws = choice.runner_up.draws if choice.runner_up else 0
+    if draws < FEWEST_DRAWS:
+        return f" alone: with {count(draws, 'draw')} none of the {len(choice.alike)} can be told apart"
+    alike = (
+        "cannot be told apart" if choice.chosen_by == "test people" else f"are not shown to be worse than {choice.best}"
+    )
+    return f": the cheapest of {len(choice.alike)} that {alike}"
 
 
 def _in_words(report: BudgetReport, margin: Margin) -> str:
