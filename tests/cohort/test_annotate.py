@@ -163,3 +163,21 @@ def test_a_sidecar_that_says_nothing_usable_is_named(tmp_path: Path, sidecar: st
     (tmp_path / "a_mask.json").write_text(sidecar)
     with pytest.raises(CohortError, match=rf"a_mask\.json: .*{said}"):
         says_sparse(tmp_path / "a_mask.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Sparse(kind="slices", every=8), "one axial slice in 8, and the one with the largest lesion area"),
+        (Sparse(kind="random", slices=3, axis=1), "3 coronal slices at random"),
+        (Sparse(kind="largest"), "the 5 axial slices with the largest lesion area"),
+        (
+            Sparse(kind="lesions", background="trusted"),
+            "30 % of the lesions, and all background but 5 mm around the others",
+        ),
+        (Sparse(kind="scribbles"), "strokes in lesions and in background"),
+        (Sparse(kind="boxes"), "all outside of boxes around lesions"),
+    ],
+)
+def test_a_part_is_said_in_words(settings: Sparse, words: str) -> None:
+    assert settings.words == words

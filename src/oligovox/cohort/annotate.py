@@ -75,6 +75,29 @@ class Sparse(Settings):
     strokes: int = Field(1, ge=0, description="for scribbles: strokes of background in each slice with a lesion's")
     box_mm: float = Field(2.0, ge=0, le=50, description="for boxes: how far a box reaches beyond its lesion, mm")
 
+    @property
+    def words(self) -> str:
+        """What somebody looked at: 'one axial slice in 10, and the one with the largest lesion area'."""
+        plane = ("sagittal", "coronal", "axial")[self.axis]
+        nth = f"one {plane} slice in {self.every}"
+        match self.kind:
+            case "every":
+                return nth
+            case "slices":
+                return f"{nth}, and the one with the largest lesion area"
+            case "random":
+                return f"{self.slices} {plane} slices at random"
+            case "largest":
+                return f"the {self.slices} {plane} slices with the largest lesion area"
+            case "lesions":
+                around = f"{self.margin_mm:g} mm of background around them"
+                trusted = f"all background but {self.margin_mm:g} mm around the others"
+                return f"{100 * self.share:g} % of the lesions, and {around if self.background == 'near' else trusted}"
+            case "scribbles":
+                return "strokes in lesions and in background"
+            case "boxes":
+                return "all outside of boxes around lesions"
+
 
 def says_sparse(mask: Path) -> bool:
     """Whether a mask file says of itself that it may hold `NOBODY_LOOKED`; no voxel is read.

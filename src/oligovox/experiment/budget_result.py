@@ -15,6 +15,7 @@ from oligovox.experiment.budget_choice import choices_of, square_of
 from oligovox.experiment.budget_freeze import Frozen
 from oligovox.experiment.budget_ground import Ground
 from oligovox.experiment.budget_jobs import Job, pretraining_of
+from oligovox.experiment.budget_labels import labelling_of
 from oligovox.experiment.budget_plan import Run, Study
 from oligovox.experiment.budget_records import TAKEN
 from oligovox.experiment.budget_tables import Done, Tables, cells_of, comparisons, differences_of, kind_of
@@ -81,6 +82,7 @@ def collect_budget(
         planned=len(study.runs),
         finished=len(done),
         people=_people(study, ground),
+        labelling=labelling_of(study, ground),
         counts=tuple(sorted(study.counts)),
         draws={count: study.draws_of(count) for count in sorted(study.counts)},
         seeds=study.seeds,
@@ -191,7 +193,7 @@ def _cautions(study: Study, before: Study, done: Done, ground: Ground, arms: Seq
         found.append(f"Not finished: {missing} of {len(study.runs)} runs are missing. Do not decide anything yet.")
     fewest = min(study.draws_of(count) for count in study.counts)
     if fewest < _ENOUGH_DRAWS:
-        found.append(f"Intervals over {fewest} draws are too narrow: where draws matter much, about 12 % miss the truth with 5 draws, "
+        found.append(f"Intervals over {text.count(fewest, 'draw')} are too narrow: where draws matter much, about 12 % miss the truth with 5 draws, "
                      f"20 % with 3, instead of 5 %. With fewer than {FEWEST_DRAWS} draws nothing is called a gain or a loss.")  # fmt: skip
     if full := [n for n in study.counts if n == len(ground.split.train)]:
         found.append(f"All draws of {full[0]} labels are the same people: there are no others.")

@@ -36,6 +36,7 @@ from oligovox.experiment.budget_claims import awaited
 from oligovox.experiment.budget_freeze import check_freeze, freeze, frozen_versions
 from oligovox.experiment.budget_ground import build_ground, check_study, open_ground
 from oligovox.experiment.budget_jobs import jobs_of, work, write_choices
+from oligovox.experiment.budget_labels import label_views
 from oligovox.experiment.budget_plan import Run, Study, read_study
 from oligovox.experiment.budget_records import check_records, link_ground, read_records, take_over, write_records
 from oligovox.experiment.budget_result import collect_budget, finished_runs, write_table
@@ -118,7 +119,8 @@ def write_result(out: Path) -> dict[str, Any]:
         write_choices(study, out)
         write_table(done, frozen, out / "budget.tsv")
         write_records(frozen, study, out)
-        page = write_budget(collect_budget(frozen, added, done, ground, out, command=_command()), out)
+        report = collect_budget(frozen, added, done, ground, out, command=_command())
+        page = write_budget(report, out, label_views(study, ground))
     paths = {"page": page, "table": out / "budget.tsv", "report": out / "budget.json"}
     return {name: str(path.resolve()) for name, path in paths.items()} | {
         "study": frozen.sha256[:12], "finished": len(done), "planned": len(study.runs)

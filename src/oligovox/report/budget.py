@@ -19,13 +19,16 @@ from oligovox.report.budget_content import (
     ArmFacts,
     BudgetReport,
     Difference,
+    Labelling,
+    Range,
     Saved,
     measure,
     numbers_of,
     p_text,
     sentence,
 )
-from oligovox.report.page import banner, document, figure
+from oligovox.report.labels import LabelView
+from oligovox.report.page import banner, document, drawn_labels, figure
 from oligovox.report.text import UNDEFINED, Html, count, duration, escape, interval, number
 from oligovox.settings import parse
 
@@ -34,13 +37,18 @@ _LEARNED = {"pretext": "pre-training", "semi-supervised": "semi-supervised strat
 _CHIPS = {"gain": "gain-shown", "loss": "worse"}  # colours of the style sheet
 
 
-def write_budget(report: BudgetReport, folder: Path) -> Path:
+def write_budget(report: BudgetReport, folder: Path, views: Sequence[LabelView] = ()) -> Path:
     """Write budget.json, budget.html, curves.png and curves.svg into `folder`, each complete or not at all; returns the path of the page.
+
+    Args:
+        report: the content.
+        folder: where to.
+        views: people of the first draw whose labels are shown, where some of them are labelled in part.
 
     Raises:
         OutputError: the folder cannot be written.
     """
-    page = render_budget(report)
+    page = render_budget(report, views)
     figures.write_curves(report, folder)
     words = [sentence(report, difference) for difference in report.differences]
     content = {"format": _FORMAT, "headline": headline(report), "sentences": words,
@@ -64,7 +72,7 @@ def load_budget(path: Path) -> BudgetReport:
     return parse(BudgetReport, content["report"], str(path))
 
 
-def render_budget(report: BudgetReport) -> str:
+def render_budget(report: BudgetReport, views: Sequence[LabelView] = ()) -> str:
     """The page as one HTML document without scripts or outside resources."""
     sections = {
         "choice": ("Which one to take", which_to_take(report)),
@@ -74,7 +82,7 @@ def render_budget(report: BudgetReport) -> str:
         "saved": ("Labels saved", _saved(report)),
         "cost": ("What each arm costs", _costs(report)),
         "rates": ("Learning rates", _rates(report)),
-        "people": ("People and draws", _people(report)),
+        "people": ("People and draws", _people(report, views)),
         "study": ("The study as it was written down", _study(report)),
         "repeat": ("How to repeat it", [f"<pre>{escape(report.command)}</pre>", tables.facts(report.software)]),
     }
@@ -140,7 +148,7 @@ def _tiles(report: BudgetReport) -> str:
     draws = sorted(set(report.draws.values()))
     tiles = [
         ("Test people", str(report.people.get("test", 0)), "scored once in each run"),
-        ("Draws of labelled people", "–".join(dict.fromkeys((str(draws[0]), str(draws[-1])))), f"of {report.people.get('labels that may be drawn', 0)} people"),
+        ("Draws of labelled people", "–".join(dict.fromkeys((str(draws[0]), str(draws[-1])))), f"of {report.people.get('labels that may be drawn', 0)} people{_in_part(report)}"),
         ("Arms", str(len(report.arms)), f"{count(len(report.seeds), 'seed')}, {count(len(report.counts), 'number')} of labels"),
         ("Runs finished", f"{report.finished} <small>of {report.planned}</small>", ""),
     ]  # fmt: skip
@@ -148,6 +156,11 @@ def _tiles(report: BudgetReport) -> str:
         f'<li><span class="what">{escape(what)}</span><span class="value">{value}</span><span class="more">{escape(more)}</span></li>'
         for what, value, more in tiles
     ))  # fmt: skip
+
+
+def _in_part(report: BudgetReport) -> str:
+    part = sum(kind.people for kind in report.labelling if kind.in_part)
+    return f", {part} of them labelled in part" if part else ""
 
 
 def _comparisons(report: BudgetReport) -> list[str]:
@@ -293,10 +306,42 @@ def _rate(arm: ArmFacts, rate: str, digits: int) -> Html | str:
     return Html(f"<strong>{escape(text)}</strong>") if arm.lr is not None and rate == f"{arm.lr:g}" else text
 
 
-def _people(report: BudgetReport) -> list[str]:
+def _people(report: BudgetReport, views: Sequence[LabelView]) -> list[str]:
     people = {f"people, {name}": number for name, number in report.people.items()}
     draws = {f"draws of {count(n, 'label')}": d for n, d in report.draws.items()}
-    return [tables.facts(people | draws | {"seeds": list(report.seeds)})]
+    parts: list[str] = [tables.facts(people | draws | {"seeds": list(report.seeds)})]
+    if report.labelling:
+        parts.append(_labelling(report.labelling))
+    if views:
+        parts.append(drawn_labels(views, "The first people of the first draw"))
+    return parts
+
+
+def _labelling(labelling: Sequence[Labelling]) -> Html:
+    rows = [
+        [_how(kind), kind.people, _spread(kind.looked_at, 100, " %"), _slices(kind), _spread(kind.lesions)]
+        for kind in labelling
+    ]
+    note = (
+        "Mean over exams (least to most). Slices are those of the prepared grid, where somebody looked at whole ones; lesions are what is connected of "
+        "those that were drawn, so that one cut by slices can count more than once."
+    )
+    head = ["Labelled", "People", "Of the brain", "Slices", "Lesions"]
+    return tables.table(head, rows, "What is labelled of those whose labels may be drawn", note)
+
+
+def _how(kind: Labelling) -> str:
+    return f"in part{kind.how and ': '}{kind.how}" if kind.in_part else "in full"
+
+
+def _slices(kind: Labelling) -> str:
+    return _spread(kind.slices) if kind.slices else "no whole ones" if kind.in_part else "all"
+
+
+def _spread(found: Range, factor: float = 1.0, unit: str = "") -> str:
+    """'9.1 % (8.0 to 10.2)'."""
+    mean, least, most = (f"{value * factor:.3g}" for value in (found.mean, found.least, found.most))
+    return f"{mean}{unit}" if least == most else f"{mean}{unit} ({least} to {most})"
 
 
 def _study(report: BudgetReport) -> list[str]:

@@ -124,6 +124,25 @@ class Choice(Settings):
     seconds: Measure = Field(description="of a run of it")
 
 
+class Range(Settings):
+    """A number that differs between exams."""
+
+    least: float
+    mean: float
+    most: float
+
+
+class Labelling(Settings):
+    """How some of the people whose labels may be drawn are labelled."""
+
+    in_part: bool
+    how: str = Field("", description="how the part was chosen, where that is known")
+    people: int
+    looked_at: Range = Field(description="share of the brain that somebody looked at, 0 to 1")
+    slices: Range | None = Field(None, description="that somebody looked at; None: the part is not made of slices")
+    lesions: Range = Field(description="connected lesions that are drawn, whole or in part, on the prepared grid")
+
+
 class Square(Settings):
     """The arms of {scratch, pre-trained} × {supervised, semi-supervised}, where a study has exactly these."""
 
@@ -155,6 +174,7 @@ class BudgetReport(Settings):
     planned: int = Field(description="runs")
     finished: int = Field(description="runs")
     people: dict[str, int] = Field(description="'test', 'validation', 'labels that may be drawn', … → how many")
+    labelling: tuple[Labelling, ...] = Field((), description="of those whose labels may be drawn")
     counts: tuple[int, ...]
     draws: dict[int, int] = Field(description="count → draws")
     seeds: tuple[int, ...]

@@ -13,7 +13,7 @@ from oligovox.errors import CheckpointError
 from oligovox.files import atomic_file, read_json, write_json
 from oligovox.report import figures, tables
 from oligovox.report.content import METRICS, MetricName, Report, ShownCase
-from oligovox.report.labels import labels_png, read_view
+from oligovox.report.labels import LabelView, labels_png, read_view
 from oligovox.report.overlay import overlay
 from oligovox.report.text import UNDEFINED, Html, count, escape, interval, number
 from oligovox.report.verdict import Verdict, judge, verdict
@@ -228,13 +228,18 @@ def _labels(report: Report, root: Path) -> list[str]:
             notes.append(f"{case.case} is not drawn ({' '.join(str(error).split())[:120]}).")
     if not views:
         return [f"<p>{escape(note)}</p>" for note in notes]
+    return [drawn_labels(views, "Training cases that are labelled in part", " ".join(notes))]
+
+
+def drawn_labels(views: Sequence[LabelView], whose: str, notes: str = "") -> str:
+    """A picture of what is labelled, with the words below it."""
     picture = base64.b64encode(labels_png(views)).decode()
     caption = (
-        "Training cases that are labelled in part: inside the blue border somebody looked, and drew the lesions outlined in orange; the rest is pale, "
-        "and no loss was computed there. Cut where most lesion is known. " + " ".join(notes)
+        f"{whose}: inside the blue border somebody looked, and drew the lesions outlined in orange; the rest is pale, and no label is learned "
+        f"there. Cut where most lesion is known. {notes}"
     )
     what = escape(f"What is labelled of {', '.join(view.title for view in views)}")
-    return [figure(Html(f'<img src="data:image/png;base64,{picture}" alt="{what}">'), caption.strip())]
+    return figure(Html(f'<img src="data:image/png;base64,{picture}" alt="{what}">'), caption.strip())
 
 
 def _key(style: str) -> str:
