@@ -137,7 +137,8 @@ def _view(case: StoredCase, plan: Plan) -> LabelView:
     """Its FLAIR, or whatever its grid is that of, with black around the brain."""
     names = [name for name, there in zip(plan.modalities, case.present, strict=True) if there]
     channel = next((names.index(name) for name in ("FLAIR", case.reference) if name in names), 0)
-    label, brain, image = case.known_label(), np.asarray(case.foreground()), np.float32(case.image()[channel])
+    label, brain = case.known_label(), np.asarray(case.foreground())
+    image = np.asarray(case.image()[channel], dtype=np.float32)
     assert label is not None, "labelled"
     grey = np.where(brain, image - image[brain].min() + 0.01, 0.0) if brain.any() else image
     return LabelView(case.name, grey, np.asarray(label), case.spacing)

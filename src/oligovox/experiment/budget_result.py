@@ -146,7 +146,7 @@ def _method(study: Study, name: str) -> str:
     """'swin_three_task, mean_teacher'."""
     arm = study.arms[name]
     semi = None if arm.classical else study.finetuning(name, lr=study.lr[0], seed=0).semi
-    return ", ".join(filter(None, (arm.pretext, arm.classical, semi and semi.name)))
+    return ", ".join(filter(None, (arm.pretext, arm.classical, semi.name if semi else None)))
 
 
 def _read(path: Path) -> dict[str, Any]:
