@@ -10,7 +10,21 @@ import pytest
 
 from oligovox.errors import CheckpointError
 from oligovox.report.budget import headline, load_budget, render_budget, write_budget
-from oligovox.report.budget_content import ArmFacts, BudgetReport, Cell, Difference, Saved, Version, measure, sentence
+from oligovox.report.budget_choice import advice
+from oligovox.report.budget_content import (
+    ArmFacts,
+    BudgetReport,
+    Cell,
+    Choice,
+    Difference,
+    Labelling,
+    Margin,
+    Range,
+    Saved,
+    Version,
+    measure,
+    sentence,
+)
 from oligovox.report.content import Interval
 
 COUNTS = (1, 2, 4, 8)
@@ -133,6 +147,27 @@ def test_nothing_from_outside_is_markup(study: BudgetReport) -> None:
     assert "<script" not in page
     assert "<generative>" not in page
     assert "A study &amp; more" in page
+
+
+def test_a_choice_and_what_is_labelled_are_escaped_and_marked(study: BudgetReport) -> None:
+    score = Interval(mean=0.4, low=0.3, high=0.5, n=16)
+    margin = Margin(arm="masked", against="<generative>", mean=0.07, low=0.02, high=0.1, draws=5, n=16, apart=True)
+    choice = Choice(
+        count=1, material="pre-trained on <ward>", exploratory=True, chosen_by="test people", best="masked", score=score, arms=2,
+        runner_up=margin, against_scratch=(margin.model_copy(update={"against": "matched"}),), alike=("masked",), take="masked", seconds=75,
+    )  # fmt: skip
+    half = Range(least=0.05, mean=0.1, most=0.2)
+    part = Labelling(in_part=True, how="<slices>", people=3, looked_at=half, lesions=Range(least=2, mean=2, most=2))
+    page = render_budget(study.model_copy(update={"choices": (choice,), "labelling": (part,)}))
+    words = text_of(page)
+    assert "take masked (1 min 15 s a run), which has the best mean and is told apart from all others." in words
+    assert "masked − &lt;generative&gt;: +0.070 [+0.020, +0.100] (5 draws, 16 people), told apart." in words
+    assert "masked − matched: +0.070" in words
+    assert "Rules without a network are not among them." in words
+    assert "in part: &lt;slices&gt;310 % (5 to 20)no whole ones2" in words
+    assert "<em>exploratory</em></li>" in page.split('id="choice"')[1].split("</section>")[0]
+    assert not {"<ward>", "<slices>", "<generative>"} & set(re.findall(r"<\w+>", page))
+    assert advice(study, choice).startswith("1 label, pre-trained on <ward>, with what was added later: take masked")
 
 
 def test_numbers_that_are_missing_leave_a_page(study: BudgetReport) -> None:

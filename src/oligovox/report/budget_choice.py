@@ -9,7 +9,8 @@ from oligovox.report.text import UNDEFINED, count, duration, escape, interval
 
 def advice(report: BudgetReport, choice: Choice) -> str:
     """Which arm to take, with its uncertainty, in words: what is recommended first, then why."""
-    return f"{count(choice.count, 'label')}, {choice.material}: take {choice.take}{_reason(report, choice)}"
+    later = ", with what was added later" if choice.exploratory else ""
+    return f"{count(choice.count, 'label')}, {choice.material}{later}: take {choice.take}{_reason(report, choice)}"
 
 
 def which_to_take(report: BudgetReport) -> list[str]:
@@ -68,6 +69,8 @@ def _how(report: BudgetReport) -> str:
         f"where the interval (95 %, over draws and test people, not corrected for the number of arms) of their difference excludes 0, over at least {FEWEST_DRAWS} "
         "draws. What cannot be told apart need not be equal."
     )
+    if any(arm.kind == "classical" for arm in report.arms):
+        rule += " Rules without a network are not among them."
     if "validation people" in chosen:
         rule += " The best mean is that of validation people; the scores shown are those of test people, who did not choose it."
     if "test people" in chosen:
