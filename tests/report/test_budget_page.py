@@ -165,7 +165,7 @@ def test_a_choice_and_what_is_labelled_are_escaped_and_marked(study: BudgetRepor
     assert "masked − matched: +0.070" in words
     assert "Rules without a network are not among them." in words
     assert "in part: &lt;slices&gt;310 % (5 to 20)no whole ones2" in words
-    assert "<em>exploratory</em></li>" in page.split('id="choice"')[1].split("</section>")[0]
+    assert "<em>exploratory</em><ul>" in page.split('id="choice"')[1].split("</section>")[0]
     assert not {"<ward>", "<slices>", "<generative>"} & set(re.findall(r"<\w+>", page))
     assert advice(study, choice).startswith("1 label, pre-trained on <ward>, with what was added later: take masked")
 

@@ -10,7 +10,7 @@ from oligovox.report.text import UNDEFINED, count, duration, escape, interval
 def advice(report: BudgetReport, choice: Choice) -> str:
     """Which arm to take, with its uncertainty, in words: what is recommended first, then why."""
     later = ", with what was added later" if choice.exploratory else ""
-    return f"{count(choice.count, 'label')}, {choice.material}{later}: take {choice.take}{_reason(report, choice)}"
+    return f"{count(choice.count, 'label')}, {choice.material}{later}: take {choice.take}{' '.join([_reason(choice), *_numbers(report, choice)])}"
 
 
 def which_to_take(report: BudgetReport) -> list[str]:
@@ -19,12 +19,7 @@ def which_to_take(report: BudgetReport) -> list[str]:
         return []
     parts = [f"<p>{escape(_how(report))}</p>"]
     for material in dict.fromkeys(choice.material for choice in report.choices):
-        lines = [
-            f"<li>{count(choice.count, 'label')}: <strong>take {escape(choice.take)}</strong>{escape(_reason(report, choice))}"
-            f"{' <em>exploratory</em>' if choice.exploratory else ''}</li>"
-            for choice in report.choices
-            if choice.material == material
-        ]
+        lines = [_line(report, choice) for choice in report.choices if choice.material == material]
         parts.append(f"<h3>{escape(material[:1].upper() + material[1:])}</h3><ul>{''.join(lines)}</ul>")
     return parts
 
@@ -53,6 +48,13 @@ def two_by_two(report: BudgetReport) -> list[str]:
     ]
 
 
+def _line(report: BudgetReport, choice: Choice) -> str:
+    numbers = "".join(f"<li>{escape(words)}</li>" for words in _numbers(report, choice))
+    later = " <em>exploratory</em>" if choice.exploratory else ""
+    take = f"<strong>take {escape(choice.take)}</strong>{escape(_reason(choice))}{later}"
+    return f"<li>{count(choice.count, 'label')}: {take}<ul>{numbers}</ul></li>"
+
+
 def _score(report: BudgetReport, arm: str, n: int) -> str:
     cell = report.cell(arm, n)
     if cell is None:
@@ -79,20 +81,24 @@ def _how(report: BudgetReport) -> str:
     return rule
 
 
-def _reason(report: BudgetReport, choice: Choice) -> str:
+def _reason(choice: Choice) -> str:
+    """Why this one is taken."""
     cost = "" if choice.seconds is None else f" ({duration(choice.seconds)} a run)"
     if choice.arms == 1:
-        words = ", the only arm."
-    elif len(choice.alike) == 1:
-        words = f"{cost}, which has the best mean and is told apart from all others."
-    else:
-        words = f"{cost}, chosen for cost{_of_several(choice)} ({', '.join(choice.alike)})."
+        return ", the only arm."
+    if len(choice.alike) == 1:
+        return f"{cost}, which has the best mean and is told apart from all others."
+    return f"{cost}, chosen for cost{_of_several(choice)} ({', '.join(choice.alike)})."
+
+
+def _numbers(report: BudgetReport, choice: Choice) -> list[str]:
+    """The score of the best arm, and how far it and the one to take are from others."""
     by = " of validation people" if choice.chosen_by == "validation people" else ""
     score = interval(choice.score.mean, choice.score.low, choice.score.high, report.measure.digits)
     margins = [margin for margin in (choice.runner_up, *choice.against_scratch) if margin]
     unique = {(margin.arm, margin.against): margin for margin in margins}
-    lead = f" {choice.best} has the best mean{by}; on test people {score}."
-    return words + lead + "".join(f" {_in_words(report, margin)}" for margin in unique.values())
+    best = f"{choice.best} has the best mean{by}; on test people {score}."
+    return [best, *(_in_words(report, margin) for margin in unique.values())]
 
 
 def _of_several(choice: Choice) -> str:
