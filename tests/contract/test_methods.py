@@ -19,6 +19,7 @@ from oligovox.engine.fit import Training, fit
 from oligovox.errors import SettingsError
 from oligovox.method import Clock, Losses, Method
 from oligovox.networks.encoder import Encoder
+from oligovox.networks.teacher import Teacher
 from oligovox.sample.batch import Batch
 from oligovox.settings import Settings
 
@@ -30,10 +31,10 @@ CLOCK = Clock(step=3, total=10)
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
-def build(name: str, sequences: tuple[str, ...] = SEQUENCES[:3], seed: int = 0) -> Method:
+def build(name: str, sequences: tuple[str, ...] = SEQUENCES[:3], seed: int = 0, **chosen: object) -> Method:
     torch.manual_seed(seed)  # only to draw the first weights
     module, network = load("METHOD", name), load("NETWORK", "resenc")
-    return module.METHOD(network.NETWORK(sequences, network.Settings(preset="nano")), module.Settings())
+    return module.METHOD(network.NETWORK(sequences, network.Settings(preset="nano")), module.Settings(**chosen))
 
 
 def make_batch(method: Method, sequences: tuple[str, ...] = SEQUENCES[:3], samples: int = 2) -> Batch:
@@ -312,6 +313,28 @@ def test_export(name: str) -> None:
             assert logits.shape[2:] == batch.image.shape[2:]
         else:  # of the sample as a whole
             assert logits.ndim == 1
+
+
+def test_a_teacher_takes_over_a_start_as_its_student_does(name: str) -> None:
+    """Every weight that a teacher begins with is that of the network which trains, whatever was loaded into it."""
+    chosen = {"distil_weight": 1.0} if name == "implanted_lesions" else {}  # its teacher is off by default
+    method = build(name, **chosen)
+    teachers = [part for part in method.modules() if isinstance(part, Teacher)]
+    if not teachers:
+        pytest.skip("no teacher")
+
+    @torch.no_grad()
+    def load_start(module: torch.nn.Module) -> None:
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+
+    method.begin(load_start)
+    followed = {id(p) for teacher in teachers for p in teacher.parameters()}
+    trained = {key: p for key, p in method.named_parameters() if id(p) not in followed}
+    for teacher in teachers:
+        for key, kept in teacher.module.named_parameters():
+            ends = [p for own, p in trained.items() if f".{own}".endswith(f".{key}")]
+            assert any(torch.equal(kept, p) for p in ends), f"the teacher's {key} is no weight of its student"
 
 
 def test_source_page_and_test_stand_beside_it(name: str) -> None:

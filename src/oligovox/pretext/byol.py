@@ -8,6 +8,7 @@ Deviates: layer norm instead of batch norm in the heads, whose statistics would 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -93,6 +94,11 @@ class BYOL(Method[Views]):
             nn.ReLU(inplace=True),
             nn.Linear(hidden, self.settings.embedding),
         )
+
+    def begin(self, load: Callable[[nn.Module], None]) -> None:
+        """The network takes over the start, its copy the network."""
+        load(self.export())
+        self.target.update(self.online, 0.0)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Two overlapping crops of each sample, each changed on its own."""

@@ -8,6 +8,7 @@ Deviates: a lesion is a relation between sequences, given as ranges in settings;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -86,6 +87,12 @@ class ImplantedLesions(Method[Views]):
         self.restore = ReconstructionHead(channels, len(encoder.modalities)) if settings.restore_weight else None
         self.predict = nn.Conv3d(channels, channels, 1) if settings.distil_weight else None
         self.teacher = Teacher(self.network) if settings.distil_weight else None
+
+    def begin(self, load: Callable[[nn.Module], None]) -> None:
+        """The network takes over the start, the teacher the network."""
+        load(self.export())
+        if self.teacher is not None:
+            self.teacher.update(self.network, 0.0)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Put bodies in, and hide blocks where that is asked for."""

@@ -9,6 +9,7 @@ Deviates: 2 × 2 × 2 base crops of half the patch's side by default (4 × 4 × 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
@@ -110,6 +111,12 @@ class VoCo(Method[Views]):
         self.multiple = encoder.strides[-1]
         self.student = Embedding(encoder, settings.hidden, settings.embedding)
         self.teacher = Teacher(self.student) if settings.teacher else None
+
+    def begin(self, load: Callable[[nn.Module], None]) -> None:
+        """The network takes over the start, its copy the network."""
+        load(self.export())
+        if self.teacher is not None:
+            self.teacher.update(self.student, 0.0)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Cut bases and targets; say how they overlap. What the grid cannot divide is left over at both borders."""

@@ -10,7 +10,7 @@ Deviates: crops lie inside the patch; inputs stay z-scored and only the target i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -156,6 +156,11 @@ class VoxMMSD(Method[Views]):
         if settings.freeze_heads:
             self.student.projector.requires_grad_(False)
             self.restore.requires_grad_(False)
+
+    def begin(self, load: Callable[[nn.Module], None]) -> None:
+        """The student takes over the start, the teacher the student."""
+        load(self.export())
+        self.teacher.update(self.student, 0.0)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Cut twice, hide, find pairs among what is left, then disturb what is shown."""
