@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from oligovox.errors import SettingsError
 from oligovox.method import Clock
 from oligovox.networks.resenc import ResEnc
 from oligovox.networks.resenc import Settings as ResEncSettings
@@ -93,6 +94,13 @@ def test_the_substitute_stands_in_hidden_blocks_and_in_dropped_sequences_only_wh
         assert torch.equal(visible[views.hidden & shown], stands_in[views.hidden & shown])
         not_shown = stands_in[~shown] if everywhere else torch.zeros(())
         assert torch.equal(visible[~shown], not_shown.expand_as(visible[~shown]))
+
+
+def test_a_substitute_that_no_stem_reads_is_refused() -> None:
+    encoder = ResEnc(SEQUENCES, ResEncSettings(preset="nano", fusion="stems"))
+    M3AE(encoder, Settings(block=BLOCK))
+    with pytest.raises(SettingsError, match="fusion stems does not read; use fusion early"):
+        M3AE(encoder, Settings(block=BLOCK, substitute_dropped=True))
 
 
 @pytest.mark.parametrize("counted", ["all", "hidden"])

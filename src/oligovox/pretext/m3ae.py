@@ -19,12 +19,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from oligovox import settings as base
+from oligovox.errors import SettingsError
 from oligovox.losses.masked import masked_mean
 from oligovox.method import Clock, Losses, Method
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
+from oligovox.networks.stems import Stems
 from oligovox.networks.substitute import Substitute
 from oligovox.sample.batch import Batch
 from oligovox.sample.masks import block_voxels, spread
@@ -76,10 +78,19 @@ class Views:
 
 @final
 class M3AE(Method[Views]):
-    """Encoder, decoder, a 1 × 1 × 1 head that restores every sequence, and the substitute image."""
+    """Encoder, decoder, a 1 × 1 × 1 head that restores every sequence, and the substitute image.
+
+    Raises:
+        SettingsError: the substitute is to fill dropped sequences, and the encoder does not read those.
+    """
 
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
+        if settings.substitute_dropped and any(isinstance(layer, Stems) for layer in encoder.modules()):
+            raise SettingsError(
+                "m3ae: substitute_dropped fills dropped sequences, which a network with fusion stems does not read; "
+                "use fusion early, or leave substitute_dropped out"
+            )
         self.settings = settings
         self.network = EncoderDecoder(encoder, Decoder(encoder.channels, encoder.strides))
         self.restore = ReconstructionHead(self.network.decoder.channels[0], len(encoder.modalities))
