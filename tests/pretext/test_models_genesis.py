@@ -127,14 +127,27 @@ def test_painting_covers_boxes_or_all_but_boxes_with_noise_in_the_range_of_the_s
 
 
 def test_what_is_painted_over_does_not_leak() -> None:
-    method, batch = _method(shuffle=0.0, curve=0.0, paint=1.0), _batch()
+    method, batch = _method(shuffle=0.0, curve=1.0, paint=1.0), _batch()
     views = method.views(batch, _rng())
-    secret = (views.painted & views.counted) & (batch.image.abs() < 1)  # the limits of a sequence may be told
-    other = replace(batch, image=torch.where(secret, -batch.image, batch.image))
+    secret = views.painted & views.counted
+    other = replace(batch, image=torch.where(secret, 12.0 - batch.image, batch.image))
     assert secret.any()
     again = method.views(other, _rng())
     assert torch.equal(again.spoilt, views.spoilt)
     assert not torch.equal(method.losses(again, CLOCK).total, method.losses(views, CLOCK).total)
+
+
+def test_one_painted_voxel_of_an_extreme_value_changes_nothing_that_is_shown() -> None:
+    """With shuffling and curves as well: it lies further inside what is painted than a window reaches."""
+    method, batch = _method(shuffle=1.0, curve=1.0, paint=1.0), _batch(32)
+    views = method.views(batch, _rng())
+    deep = torch.nn.functional.avg_pool3d(views.painted.float(), 9, 1, 4, count_include_pad=False) == 1
+    sample, _, x, y, z = (deep & batch.foreground).nonzero()[0]
+    extreme = batch.image.clone()
+    extreme[sample, 0, x, y, z] = 12.0
+    again = method.views(replace(batch, image=extreme), _rng())
+    assert torch.equal(again.spoilt, views.spoilt)
+    assert not torch.equal(again.target, views.target)
 
 
 def test_the_loss_is_the_mean_square_over_the_foreground_of_acquired_sequences() -> None:

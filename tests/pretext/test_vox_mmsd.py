@@ -78,8 +78,7 @@ def test_what_is_hidden_does_not_leak(masking: str) -> None:
     seen = torch.zeros_like(batch.image, dtype=torch.bool)
     for row, (x, y, z) in enumerate(views.starts.tolist()):
         seen[row % 2, :, x : x + 12, y : y + 12, z : z + 12] |= views.visible[row] != 0
-    low, high = views.target.new_tensor([-0.1, 0.1])  # inside the range, so that the scale of the target stays
-    other = replace(batch, image=batch.image.where(seen | (batch.image.abs() > 2), batch.image.clamp(low, high)))
+    other = replace(batch, image=batch.image.where(seen | (batch.image == 0), 7.0))
     assert not torch.equal(other.image, batch.image)
     changed = method.views(other, _rng())
     torch.testing.assert_close(changed.visible, views.visible)
@@ -90,6 +89,23 @@ def test_what_is_hidden_does_not_leak(masking: str) -> None:
     if masking == "modality":
         assert (views.shown == views.visible.flatten(2).any(2)).all()
         assert views.shown.any(1).all()
+
+
+def test_one_hidden_voxel_of_an_extreme_value_changes_nothing_that_is_shown() -> None:
+    """With the disturbances as well, which are drawn between limits."""
+    batch, plain = _batch(), _method(augmented=False)
+    views = plain.views(batch, _rng())
+    seen = torch.zeros_like(batch.image, dtype=torch.bool)
+    for row, (x, y, z) in enumerate(views.starts.tolist()):
+        seen[row % 2, :, x : x + 12, y : y + 12, z : z + 12] |= views.visible[row] != 0
+    inner = torch.zeros_like(seen)
+    inner[..., 4:12, 4:12, 4:12] = True  # in both crops, wherever they lie
+    sample, sequence, x, y, z = (inner & ~seen & (batch.image != 0)).nonzero()[0]
+    extreme = batch.image.clone()
+    extreme[sample, sequence, x, y, z] = 12.0
+    before, after = (_method().views(replace(batch, image=image), _rng()) for image in (batch.image, extreme))
+    assert torch.equal(after.visible, before.visible)
+    assert not torch.equal(after.target, before.target)
 
 
 @pytest.mark.parametrize("pairing", ["across", "same"])

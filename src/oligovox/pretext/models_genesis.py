@@ -86,15 +86,15 @@ class ModelsGenesis(Method[Views]):
         self.restore = ReconstructionHead(self.network.decoder.channels[0], len(encoder.modalities))
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
-        """Shuffle, bend intensities, paint: in this order, as the authors do."""
-        low, span = _limits(batch)
+        """Shuffle, bend intensities, paint: in this order, as the authors do; where to paint is known before, so that no limit tells of it."""
         shuffled = torch.rand(len(batch), generator=rng, device=rng.device) < self.settings.shuffle
         spoilt = torch.stack(
             [self._shuffle(image, rng) if moved else image for image, moved in zip(batch.image, shuffled, strict=True)]
         )
+        painted = self._paint(batch.foreground.shape, rng)
+        low, span = _limits(spoilt, batch.foreground & ~painted)
         bent = low + span * self._bend(((spoilt - low) / span).clamp(0, 1), rng)
         spoilt = bent.where(batch.foreground, spoilt)
-        painted = self._paint(batch.foreground.shape, rng)
         noise = low + span * torch.rand(spoilt.shape, generator=rng, device=rng.device)
         present = batch.present[:, :, None, None, None]
         return Views(
@@ -167,11 +167,13 @@ class ModelsGenesis(Method[Views]):
         return self.network
 
 
-def _limits(batch: Batch) -> tuple[Float[Tensor, "b m 1 1 1"], Float[Tensor, "b m 1 1 1"]]:
-    """Smallest intensity of the foreground, and what the largest lies above it; (0, 1) without a foreground."""
-    inside, axes = batch.foreground, (2, 3, 4)
-    low = batch.image.where(inside, torch.inf).amin(axes, keepdim=True)
-    high = batch.image.where(inside, -torch.inf).amax(axes, keepdim=True)
+def _limits(
+    image: Float[Tensor, "b m x y z"], seen: Bool[Tensor, "b 1 x y z"]
+) -> tuple[Float[Tensor, "b m 1 1 1"], Float[Tensor, "b m 1 1 1"]]:
+    """Smallest intensity of what is seen, and what the largest lies above it; (0, 1) where nothing is."""
+    axes = (2, 3, 4)
+    low = image.where(seen, torch.inf).amin(axes, keepdim=True)
+    high = image.where(seen, -torch.inf).amax(axes, keepdim=True)
     known = high >= low
     return low.where(known, 0.0), (high - low).where(known, 1.0).clamp(min=1e-6)
 

@@ -178,6 +178,9 @@ class VoxMMSD(Method[Views]):
         low, high = _limits(image, inside)
         target = ((image - low) / (high - low)).where(inside, 0.0)
         visible = target.masked_fill(hidden, 0.0)
+        if chosen.input_scale == "z_score":  # the target's limits would tell of extremes that are hidden
+            low, high = _limits(image, seen)
+            visible = ((image - low) / (high - low)).where(seen, 0.0)
         if chosen.augmented:
             visible = disturb(visible, rng)
         if chosen.input_scale == "z_score":
