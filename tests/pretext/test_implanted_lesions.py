@@ -162,6 +162,20 @@ def test_the_losses_are_their_few_lines_and_uncounted_voxels_have_no_say() -> No
     torch.testing.assert_close(method.losses(other, CLOCK).total, found.total)
 
 
+@pytest.mark.parametrize("present", [[True, True, True], [True, False, False]])
+def test_a_voxel_is_asked_for_where_some_acquired_sequence_shows_it(present: list[bool]) -> None:
+    """Hidden in one sequence, it is seen in the others; a sequence that is absent hides nothing."""
+    batch = _batch()
+    there = torch.tensor([present, present])
+    batch = replace(batch, present=there, image=batch.image * there[:, :, None, None, None])
+    views = _method(hidden=0.5, ignore=False, lesions=(0, 0), decoys=(0, 0), nested=0.0).views(batch, _rng())
+    shown = (views.image != 0).any(1)
+    assert torch.equal(views.counted, shown & batch.foreground[:, 0])
+    acquired = sum(present)
+    share = views.counted.sum() / batch.foreground.sum()
+    assert share.item() == pytest.approx(1 - 0.5**acquired, abs=0.06)
+
+
 def test_restoration_and_distillation_are_terms_of_their_own() -> None:
     method = _method(hidden=0.3, restore_weight=1.0, distil_weight=0.5, lesions=(4, 4))
     batch = _batch()
@@ -170,7 +184,7 @@ def test_restoration_and_distillation_are_terms_of_their_own() -> None:
     assert not (views.image != views.before)[~views.restored & views.steady[:, None]].any()
     concealed = (views.image == 0) & (views.before != 0)
     assert concealed.any()
-    assert not views.counted[concealed.any(1)].any()
+    assert not views.counted[concealed.all(1)].any()
     losses = method.losses(views, CLOCK)
     assert {"restore", "distil"} < set(losses.terms)
     losses.total.backward()

@@ -28,7 +28,7 @@ from oligovox.networks.heads import RARE, ReconstructionHead, SegmentationHead
 from oligovox.networks.teacher import Teacher, warm_momentum
 from oligovox.sample.batch import Batch
 from oligovox.sample.implanting import Implants, Share, implant
-from oligovox.sample.masks import random_blocks
+from oligovox.sample.masks import random_blocks, spread
 
 
 class Settings(Implants):
@@ -38,7 +38,7 @@ class Settings(Implants):
     compartment_weight: float = Field(
         0.5, ge=0, description="weight of telling the compartments apart; 0: no such head"
     )
-    hidden: Share = Field(0.0, description="share of blocks hidden in each sequence; 0: none")
+    hidden: Share = Field(0.0, description="share of blocks hidden in each acquired sequence; 0: none")
     restore_weight: float = Field(0.0, ge=0, description="weight of restoring the exam as it was; 0: no such head")
     distil_weight: float = Field(
         0.0, ge=0, description="weight of agreeing with a teacher that sees the exam as it was"
@@ -56,7 +56,7 @@ class Views:
         lesion: voxels of implanted lesions.
         decoy: voxels of decoys.
         compartment: 0 plain or outer layer, 1 next, 2 innermost layer of a lesion with compartments.
-        counted: foreground, without hidden blocks and without what the exam itself shows like a lesion.
+        counted: foreground that some acquired sequence shows, without what the exam itself shows like a lesion.
         before: the exam as it was.
         restored: voxels to restore: covered by a body or hidden, foreground, of acquired sequences.
         steady: foreground voxels without a body.
@@ -99,7 +99,8 @@ class ImplantedLesions(Method[Views]):
         put = implant(batch, self.settings, rng)
         b, m, x, y, z = batch.image.shape
         block = max(1, min(x, y, z) // 8)
-        hidden = random_blocks((b, m, x, y, z), block, self.settings.hidden, rng) & batch.foreground
+        acquired = spread(batch.present)
+        hidden = random_blocks((b, m, x, y, z), block, self.settings.hidden, rng) & batch.foreground & acquired
         covered = put.covered[:, None]
         return Views(
             image=put.image.masked_fill(hidden, 0.0),
@@ -107,9 +108,9 @@ class ImplantedLesions(Method[Views]):
             lesion=put.lesion,
             decoy=put.decoy,
             compartment=put.compartment,
-            counted=put.counted & ~hidden.any(1),
+            counted=put.counted & (acquired & ~hidden).any(1),
             before=batch.image,
-            restored=(covered | hidden) & batch.foreground & batch.present[:, :, None, None, None],
+            restored=(covered | hidden) & batch.foreground & acquired,
             steady=(batch.foreground & ~covered)[:, 0],
         )
 
