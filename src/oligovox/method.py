@@ -71,6 +71,7 @@ class Needs:
         patch_multiple: every patch side must be a multiple of it (the encoder's own multiple is checked as well).
         batch: fewest patches in a micro-batch; 2 where patches are told apart from each other.
         apart: the patches of a step are of different people, as far as there are so many: what they are told apart by must not be one brain.
+        unflipped: exams must not be flipped before, because a flip along two axes is a half turn, and half turns are asked for.
     """
 
     modalities: int = 1
@@ -79,6 +80,7 @@ class Needs:
     patch_multiple: int = 1
     batch: int = 1
     apart: bool = False
+    unflipped: bool = False
 
 
 class Method(nn.Module, ABC, Generic[V]):

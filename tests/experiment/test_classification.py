@@ -404,6 +404,18 @@ def test_only_what_is_learned_from_is_augmented(
         experiment.classify_train(store, tmp_path / "run", chosen=changed(pretrain=PRETRAIN))
 
 
+def test_a_start_that_tells_turns_is_refused_where_lesions_are_turned_before(
+    store: LesionStore, tmp_path: Path
+) -> None:
+    start = PRETRAIN.model_copy(update={"method": "swin_three_task"})
+    chosen = changed(pretrain=start)
+    with pytest.raises(
+        SettingsError, match=r"pretrain.turns has flip 0.5, turn 1, which turn it before; set both to 0"
+    ):
+        experiment.classify_train(store, tmp_path / "run", chosen=chosen)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_stopped_anywhere_goes_on_and_ends_the_same(
     store: LesionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,10 +159,18 @@ def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
 def _check_networks(store: LesionStore, chosen: Classify) -> None:
     check_patch(store.lesions[0], chosen.patch)
     _check_augmentation(store, chosen.augmentation)
-    stage, plan = Stage(patch=(chosen.patch,) * 3), Plan(modalities=SEQUENCES)
+    plan, plain = Plan(modalities=SEQUENCES), Augmentation.only()
+    stage = Stage(patch=(chosen.patch,) * 3, batch=chosen.batch, augmentation=plain)
     check(chosen.method, with_counts(chosen, store.graded), chosen.network, stage, plan)
-    if chosen.pretrain:
-        check(chosen.pretrain.method, chosen.pretrain.settings, chosen.network, stage, plan)
+    if before := chosen.pretrain:
+        built = check(
+            before.method, before.settings, chosen.network, stage.model_copy(update={"batch": before.batch}), plan
+        )
+        if built.needs.unflipped and (before.turns.flip or before.turns.turn):
+            raise SettingsError(
+                f"pretext {before.method} tells how a lesion was turned, and pretrain.turns has flip {before.turns.flip:g}, turn "
+                f"{before.turns.turn:g}, which turn it before; set both to 0, or give the rotation no weight"
+            )
 
 
 def _check_augmentation(store: LesionStore, asked: Augmentation) -> None:

@@ -30,7 +30,7 @@ from oligovox.engine.runtime import Runtime
 from oligovox.errors import OligovoxError, RunError, SettingsError
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, Stage
 from oligovox.experiment.shrinking import is_out_of_memory
-from oligovox.experiment.training import build_encoder, build_method, of_finetuning
+from oligovox.experiment.training import augmentation_of, build_encoder, build_method, of_finetuning
 from oligovox.infer.native import write_prediction
 from oligovox.infer.window import corners, predict_case
 from oligovox.metrics.judge import DEFAULT, protocol_settings, score_files
@@ -246,7 +246,8 @@ def _timed(
     torch.manual_seed(training.seed)
     method = build_method(name, settings, build_encoder(network, store.plan.modalities))
     source = PatchSource(store.plan, streams, stage.patch, training.seed)
-    watch = Stopwatch(lambda batch, rng: augment(batch, stage.augmentation, rng), seconds)
+    augmentation = augmentation_of(name, method, stage)
+    watch = Stopwatch(lambda batch, rng: augment(batch, augmentation, rng), seconds)
     with suppress(_Enough):
         fit(method, source.batch, training, out, augment=watch, progress=False)
     (wall, cpu), beginning = watch.medians(), watch.beginning(begun)

@@ -24,7 +24,7 @@ from oligovox.method import Method
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.transfer import TransferReport, transfer
 from oligovox.prepare.store import Plan, Store
-from oligovox.sample.augment import augment
+from oligovox.sample.augment import FLIPS_AND_ROTATIONS, Augmentation, augment
 from oligovox.sample.batch import Batch
 from oligovox.sample.patches import PatchSource, Stream
 from oligovox.settings import parse
@@ -94,8 +94,11 @@ def learns_alone(semi: Semi) -> bool:
     return not (semi.cohorts or catalogue.load("METHOD", semi.name).METHOD.needs.unlabelled)
 
 
-def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stage: Stage, plan: Plan) -> None:
+def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stage: Stage, plan: Plan) -> Method[Any]:
     """Say before anything is written whether method, network, patch and plan fit; costs no memory, whatever the network's size.
+
+    Returns:
+        The method, without numbers in its weights.
 
     Raises:
         SettingsError: they do not, or a name or setting is unknown.
@@ -104,6 +107,24 @@ def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stag
         encoder = build_encoder(network, plan.modalities)
         built = build_method(method, settings, encoder)
     _check(method, built, network, stage, encoder, plan)
+    return built
+
+
+def augmentation_of(name: str, method: Method[Any], stage: Stage) -> Augmentation:
+    """What is done to the exams before the method sees them: what the stage says; of the default without flips where the method needs that.
+
+    Raises:
+        SettingsError: flips were asked for, and the method cannot bear them.
+    """
+    asked = stage.augmentation
+    if not (method.needs.unflipped and asked.flip):
+        return asked
+    if asked == FLIPS_AND_ROTATIONS:
+        return asked.model_copy(update={"flip": 0.0})
+    raise SettingsError(
+        f"method {name} tells how an exam was turned, and a flip along two axes is a half turn: augmentation.flip is {asked.flip:g}, expected 0; "
+        "set it to 0, or give the rotation no weight"
+    )
 
 
 def size_limits(method: str, settings: Mapping[str, Any], network: NetworkChoice, plan: Plan) -> tuple[int, int]:
@@ -154,6 +175,9 @@ def _train(
         method = build_method(job.method, job.settings, encoder)
     _check(job.method, method, job.network, stage, encoder, plan)
     _check_streams(job, method)
+    augmentation = augmentation_of(job.method, method, stage)
+    if augmentation != stage.augmentation:
+        say(f"{out}: exams are not flipped, because {job.method} tells how they were turned")
     start = load_start(method, job.start, job.parts, job.norm_reset, job.shuffled, job.tensors) if job.start else None
     source = PatchSource(plan, job.streams, stage.patch, stage.training.seed, apart=method.needs.apart)
     description = describe(job, store, start)
@@ -164,9 +188,9 @@ def _train(
         out,
         description,
         runtime=runtime,
-        augment=lambda batch, rng: augment(batch, stage.augmentation, rng),
+        augment=lambda batch, rng: augment(batch, augmentation, rng),
         validate=(lambda m: validate(m.export())) if validate else None,
-        data=_data_of(asked) | {"patch": asked.stage.patch},
+        data=_data_of(asked) | {"patch": asked.stage.patch, "augmentation": augmentation.model_dump(mode="json")},
     )
 
 
@@ -232,8 +256,7 @@ def _data_of(job: Job) -> dict[str, Any]:
         for number, stream in enumerate(job.streams)
     }
     start = {"parts": job.parts, "norm_reset": job.norm_reset, "shuffled": job.shuffled} if job.start else {}
-    stage = job.stage.model_dump(mode="json", include={"batch", "augmentation"})
-    return stage | start | {"streams": streams, "watched": job.watched}
+    return {"batch": job.stage.batch} | start | {"streams": streams, "watched": job.watched}
 
 
 def resolved(marker: catalogue.Marker, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,6 +309,7 @@ def start_network(folder: Path) -> NetworkChoice:
 
 def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage, encoder: Encoder, plan: Plan) -> None:
     needs, patch = method.needs, stage.patch
+    augmentation_of(name, method, stage)
     if len(plan.sequences) < needs.modalities:
         raise SettingsError(
             f"method {name} needs at least {needs.modalities} sequences, the plan has {', '.join(plan.sequences)}; "

@@ -24,7 +24,7 @@ from oligovox import settings as base
 from oligovox.errors import GeometryError
 from oligovox.losses.contrast import nt_xent
 from oligovox.losses.masked import masked_mean
-from oligovox.method import Clock, Losses, Method
+from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.blocks import ConvNormAct, check_sides, initialise
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
@@ -57,7 +57,9 @@ class Settings(base.Settings):
     whole_volume: bool = Field(False, description="count air in the restoration, as the release does")
     embedding: int = Field(512, ge=1, description="size of the embedding that is compared")
     temperature: float = Field(0.5, gt=0, description="of the comparison")
-    rotation_weight: float = Field(1.0, ge=0, description="weight of the rotation's cross-entropy")
+    rotation_weight: float = Field(
+        1.0, ge=0, description="weight of the rotation's cross-entropy; above 0 exams are not flipped before"
+    )
     contrast_weight: float = Field(1.0, ge=0, description="weight of NT-Xent; above 0 it takes a batch of two")
     restore_weight: float = Field(1.0, ge=0, description="weight of the absolute error of the restored view")
 
@@ -96,6 +98,7 @@ class SwinThreeTask(Method[Views]):
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
+        self.needs = Needs(batch=2 if settings.contrast_weight > 0 else 1, unflipped=settings.rotation_weight > 0)
         self.encoder = encoder
         skips = settings.restore_from == "skips"
         self.decoder = (Decoder if skips else BottleneckDecoder)(encoder.channels, encoder.strides)
