@@ -69,7 +69,8 @@ class Needs:
         labels: needs labelled cases.
         unlabelled: needs unlabelled cases beside them.
         patch_multiple: every patch side must be a multiple of it (the encoder's own multiple is checked as well).
-        batch: fewest patches in a micro-batch; 2 where patches are told apart from each other.
+        batch: fewest patches in a micro-batch of one process.
+        together: fewest patches in a micro-batch of all processes together; 2 where patches of all of them are told apart from each other.
         apart: the patches of a step are of different people, as far as there are so many: what they are told apart by must not be one brain.
         unflipped: exams must not be flipped before, because a flip along two axes is a half turn, and half turns are asked for.
     """
@@ -79,6 +80,7 @@ class Needs:
     unlabelled: bool = False
     patch_multiple: int = 1
     batch: int = 1
+    together: int = 1
     apart: bool = False
     unflipped: bool = False
 
@@ -91,6 +93,16 @@ class Method(nn.Module, ABC, Generic[V]):
     """
 
     needs: Needs = Needs()
+
+    def check_patch(self, sides: tuple[int, int, int]) -> None:  # optional on purpose
+        """Refuse a patch that the method can make nothing of, beyond what `needs` says; asked before step 0. Default: takes all.
+
+        Args:
+            sides: of the patch, in voxels.
+
+        Raises:
+            GeometryError: one line that says what to change.
+        """
 
     @abstractmethod
     def views(self, batch: Batch, rng: torch.Generator) -> V:

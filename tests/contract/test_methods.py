@@ -41,6 +41,7 @@ def make_batch(method: Method, sequences: tuple[str, ...] = SEQUENCES[:3], sampl
     """Two balls of tissue, a bright lesion in each, a slab that nobody labelled."""
     side = 32
     assert side % method.needs.patch_multiple == 0, "the patch of this test does not suit the method: make it larger"
+    method.check_patch((side, side, side))
     axis = torch.linspace(-1, 1, side)
     radius = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2).sqrt()
     foreground = (radius < 1.1).expand(samples, 1, side, side, side).clone()

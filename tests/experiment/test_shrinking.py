@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oligovox import experiment
 from oligovox.errors import RunError
 from oligovox.experiment.recipe import Finetune, NetworkChoice
-from oligovox.experiment.shrinking import Size, is_out_of_memory, smaller, until_it_fits
+from oligovox.experiment.shrinking import Limits, Size, is_out_of_memory, smaller, until_it_fits
 from oligovox.sample.batch import Batch
 from oligovox.sample.patches import PatchSource
 from oligovox.settings import parse
@@ -23,14 +23,14 @@ ASKED = Size(counts=(4, 2), patch=(32, 16, 16))
 
 
 def test_a_method_that_tells_patches_apart_keeps_two(tmp_path: Path) -> None:
-    assert smaller(Size(counts=(4,), patch=(32, 32, 32)), 8, 2) == Size(counts=(2,), patch=(32, 32, 32))
-    assert smaller(Size(counts=(2,), patch=(32, 32, 32)), 8, 2) == Size(counts=(2,), patch=(24, 32, 32))
-    assert smaller(Size(counts=(2, 2), patch=(32, 32, 32)), 8, 2) == Size(counts=(1, 1), patch=(32, 32, 32))
+    assert smaller(Size(counts=(4,), patch=(32, 32, 32)), Limits(8, 2)) == Size(counts=(2,), patch=(32, 32, 32))
+    assert smaller(Size(counts=(2,), patch=(32, 32, 32)), Limits(8, 2)) == Size(counts=(2,), patch=(24, 32, 32))
+    assert smaller(Size(counts=(2, 2), patch=(32, 32, 32)), Limits(8, 2)) == Size(counts=(1, 1), patch=(32, 32, 32))
 
 
 def test_the_batch_is_halved_then_the_longest_side_is_cut() -> None:
     found = [ASKED]
-    while following := smaller(found[-1], 8):
+    while following := smaller(found[-1], Limits(8)):
         found.append(following)
     assert [(size.counts, size.patch) for size in found[1:]] == [
         ((2, 1), (32, 16, 16)),
@@ -42,6 +42,16 @@ def test_the_batch_is_halved_then_the_longest_side_is_cut() -> None:
     ], "two voxels are left at the deepest stride, which a norm needs"
 
 
+def test_a_method_that_takes_cubes_only_is_given_smaller_cubes() -> None:
+    limits = Limits(8, takes=lambda patch: len(set(patch)) == 1)
+    found = [Size(counts=(1,), patch=(32, 32, 32))]
+    while following := smaller(found[-1], limits):
+        found.append(following)
+    assert [size.patch for size in found] == [(32, 32, 32), (24, 24, 24), (16, 16, 16)]
+    deep = Limits(8, takes=lambda patch: min(patch[:2]) >= 16)  # blocks along x and y that no strip may swallow
+    assert smaller(Size(counts=(1,), patch=(16, 16, 16)), deep) == Size(counts=(1,), patch=(16, 16, 8))
+
+
 @given(
     st.lists(st.integers(1, 64), min_size=1, max_size=3), st.tuples(*[st.integers(1, 5)] * 3), st.sampled_from([4, 16])
 )
@@ -49,7 +59,7 @@ def test_every_size_is_smaller_and_still_one_the_network_takes(
     counts: list[int], sides: tuple[int, int, int], multiple: int
 ) -> None:
     size = Size(counts=tuple(counts), patch=tuple(multiple * side for side in sides))  # type: ignore[arg-type]
-    while following := smaller(size, multiple):
+    while following := smaller(size, Limits(multiple)):
         assert sum(following.counts) * sum(following.patch) < sum(size.counts) * sum(size.patch)
         assert min(following.counts) >= 1
         assert all(side >= multiple and side % multiple == 0 for side in following.patch)
@@ -84,7 +94,7 @@ def test_a_smaller_size_is_said_noted_and_used_again(tmp_path: Path, capsys: pyt
             raise MemoryError
         return "done"
 
-    assert until_it_fits(work, ASKED, lambda: (8, 1), tmp_path) == "done"
+    assert until_it_fits(work, ASKED, lambda: Limits(8), tmp_path) == "done"
     assert [size.counts for size in tried] == [(4, 2), (2, 1), (1, 1)]
     lines = capsys.readouterr().err.strip().splitlines()
     assert (
@@ -93,11 +103,11 @@ def test_a_smaller_size_is_said_noted_and_used_again(tmp_path: Path, capsys: pyt
     )
     assert json.loads((tmp_path / "smaller.json").read_text())["used"] == {"counts": [1, 1], "patch": [32, 16, 16]}
     tried.clear()
-    until_it_fits(work, ASKED, lambda: (8, 1), tmp_path)
+    until_it_fits(work, ASKED, lambda: Limits(8), tmp_path)
     assert [size.counts for size in tried] == [(1, 1)], "a resumed run does not fail twice"
     tried.clear()
     other = Size(counts=(2,), patch=(16, 16, 16))
-    until_it_fits(work, other, lambda: (8, 1), tmp_path)
+    until_it_fits(work, other, lambda: Limits(8), tmp_path)
     assert tried[0] == other, "other settings are another run"
 
 
@@ -106,13 +116,13 @@ def test_nothing_smaller_is_one_line_and_other_errors_pass(tmp_path: Path) -> No
         raise MemoryError
 
     with pytest.raises(RunError, match=r"out of memory even with batch 1, patch 8 x 8 x 16; choose a smaller network"):
-        until_it_fits(never, Size(counts=(1,), patch=(16, 8, 16)), lambda: (8, 1), tmp_path)
+        until_it_fits(never, Size(counts=(1,), patch=(16, 8, 16)), lambda: Limits(8), tmp_path)
 
     def broken(size: Size) -> None:
         raise RuntimeError("shapes")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        until_it_fits(broken, ASKED, lambda: (8, 1), tmp_path / "other")
+        until_it_fits(broken, ASKED, lambda: Limits(8), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

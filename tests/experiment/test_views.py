@@ -49,7 +49,9 @@ def test_the_same_seed_gives_the_same_picture(store: Path, tmp_path: Path) -> No
     ("method", "more", "message"),
     [
         ("generativ", {}, "generative"),
-        ("generative", {"patch": 18}, "patch 18: expected a multiple of 4"),
+        ("generative", {"patch": 18}, "18 is not a multiple of 4"),
+        ("frodo", {"changes": ["primary=T1w"], "network": "swin"}, "48 is not a multiple of 32"),
+        ("slem", {"patch": 8}, "does not suit method slem"),
         ("generative", {"changes": ["blok=8"]}, "block"),
     ],
 )

@@ -285,6 +285,12 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
+def processes() -> int:
+    """How many train together, as torchrun or srun started them."""
+    here, nodes = _processes()
+    return here * nodes
+
+
 def _processes() -> tuple[int, int]:
     """Processes on this node and number of nodes, as torchrun or srun started them."""
     env = os.environ

@@ -31,7 +31,7 @@ from oligovox.experiment.planning_machine import GIB, Machine, this_machine
 from oligovox.experiment.planning_probe import OutOfMemory, probe
 from oligovox.experiment.planning_split import split_of
 from oligovox.experiment.recipe import NetworkChoice, Recipe
-from oligovox.experiment.shrinking import Size, smaller
+from oligovox.experiment.shrinking import Limits, Size, smaller
 from oligovox.experiment.training import check, of_finetuning, size_limits
 from oligovox.files import atomic_file, check_writable, write_json
 from oligovox.networks.resenc import Preset
@@ -232,7 +232,9 @@ def _probed(
     content["workers"], reason = choose.chosen_workers(machine, preparing["memory"] if preparing else GIB)
     shape = choose.median_shape(grids, prepared.spacing, _kept(store, ground.facts, prepared))
     pretext = "generative" if len(prepared.sequences) > 1 else "masked_reconstruction"
-    size, why = choose.chosen_size(machine, len(prepared.modalities), shape, lambda p: _multiple(p, pretext, prepared))
+    size, why = choose.chosen_size(
+        machine, len(prepared.modalities), shape, lambda p: _limits(p, pretext, prepared).multiple
+    )
     training, shrunk = _fitting(size, pretext, prepared, store, machine, content, folder, seconds)
     progress(2, 2, "train")
     measured = Measured(preparing=preparing, training=training, typical=typical, workers=content["workers"])
@@ -252,7 +254,7 @@ def _fitting(
     """Probe the training at this size, and at smaller ones as long as it takes too much memory; the batch stays at 2 or above."""
     said: list[str] = []
     room = machine.gpu_memory if machine.gpu else machine.memory
-    multiple = _multiple(size.preset, pretext, prepared)
+    limits = _limits(size.preset, pretext, prepared)
     for attempt in range(TRIES):
         # a list of its own in each stage: YAML would point to a shared one
         for stage in ("pretrain", "finetune"):
@@ -274,7 +276,7 @@ def _fitting(
             taken = room + 1
         if taken <= room:
             return found, said
-        following = smaller(Size(counts=(size.batch if size.batch > 2 else 1,), patch=size.patch), multiple)
+        following = smaller(Size(counts=(size.batch if size.batch > 2 else 1,), patch=size.patch), limits)
         said.append(f"memory: {size} takes more than the {room / GIB:.2f} GiB that are free")
         if following is None or attempt == TRIES - 1:
             raise SettingsError(
@@ -284,8 +286,8 @@ def _fitting(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _multiple(preset: Preset, pretext: str, prepared: Plan) -> int:
-    return size_limits(pretext, {}, NetworkChoice(settings={"preset": preset}), prepared)[0]
+def _limits(preset: Preset, pretext: str, prepared: Plan) -> Limits:
+    return size_limits(pretext, {}, NetworkChoice(settings={"preset": preset}), prepared)
 
 
 def _typical(cohort: Cohort, facts: Facts, prepared: Plan) -> Cohort:

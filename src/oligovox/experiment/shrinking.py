@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,32 +42,49 @@ class Size(Settings):
         return f"batch {' + '.join(map(str, self.counts))}, patch {' x '.join(map(str, self.patch))}"
 
 
-def smaller(size: Size, multiple: int, least: int = 1) -> Size | None:
+@dataclass(frozen=True)
+class Limits:
+    """What a smaller size must still be.
+
+    Attributes:
+        multiple: every side of a patch is one of it; a patch keeps two of it along at least one axis, as the deepest norm needs.
+        least: patches in a micro-batch that the method needs.
+        takes: whether network and method take a patch of these sides.
+    """
+
+    multiple: int
+    least: int = 1
+    takes: Callable[[Patch], bool] = lambda patch: True
+
+
+def smaller(size: Size, limits: Limits) -> Size | None:
     """The next size to try; None where there is none.
+
+    Half the batch; then the longest side shorter, or all the longest where a method needs equal ones, or another one.
 
     Args:
         size: the one that did not fit.
-        multiple: every side of a patch is one of it; a patch keeps two of it along at least one axis, as the deepest norm needs.
-        least: patches in a micro-batch that the method needs.
+        limits: of network and method.
     """
     halved = tuple(max(1, count // 2) for count in size.counts)
-    if halved != size.counts and sum(halved) >= least:
+    if halved != size.counts and sum(halved) >= limits.least:
         return Size(counts=halved, patch=size.patch)
-    sides = list(size.patch)
-    longest = sides.index(max(sides))
-    sides[longest] -= multiple
-    if sides[longest] < multiple or max(sides) < 2 * multiple:
-        return None
-    return Size(counts=size.counts, patch=(sides[0], sides[1], sides[2]))
+    first, second, third = sorted(range(3), key=lambda axis: -size.patch[axis])
+    longest = [axis for axis in range(3) if size.patch[axis] == size.patch[first]]
+    for shortened in ([first], longest, [second], [third]):
+        x, y, z = (side - limits.multiple * (axis in shortened) for axis, side in enumerate(size.patch))
+        if min(x, y, z) >= limits.multiple and max(x, y, z) >= 2 * limits.multiple and limits.takes((x, y, z)):
+            return Size(counts=size.counts, patch=(x, y, z))
+    return None
 
 
-def until_it_fits(work: Callable[[Size], T], asked: Size, limits: Callable[[], tuple[int, int]], out: Path) -> T:
+def until_it_fits(work: Callable[[Size], T], asked: Size, limits: Callable[[], Limits], out: Path) -> T:
     """Do the work at the size that was asked for, or at the first smaller one that fits into memory.
 
     Args:
         work: called with a size; resumes by itself.
         asked: what the settings say; a smaller one that an earlier run of these settings came to is used instead.
-        limits: gives the multiple that every side of a patch must be, and the fewest patches in a micro-batch; asked only after a failure.
+        limits: gives what a smaller size must still be; asked only after a failure.
         out: run folder; smaller.json is written there.
 
     Raises:
@@ -83,7 +101,7 @@ def until_it_fits(work: Callable[[Size], T], asked: Size, limits: Callable[[], t
             if not is_out_of_memory(error):
                 raise
         _free()  # out here: while an error is handled, its traceback holds the networks
-        size = _next(size, *limits(), out)
+        size = _next(size, limits(), out)
         write_json(file, {"asked": asked.model_dump(mode="json"), "used": size.model_dump(mode="json")})
 
 
@@ -105,10 +123,10 @@ def _noted(file: Path, asked: Size) -> Size | None:
     return used if len(used.counts) == len(asked.counts) else None
 
 
-def _next(size: Size, multiple: int, least: int, out: Path) -> Size:
+def _next(size: Size, limits: Limits, out: Path) -> Size:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         raise RunError(f"{out}: out of memory with {size} in one of several processes; give a smaller batch or patch")
-    following = smaller(size, multiple, least)
+    following = smaller(size, limits)
     if following is None:
         raise RunError(
             f"{out}: out of memory even with {size}; choose a smaller network, or a machine with more memory"

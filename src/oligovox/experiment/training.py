@@ -15,10 +15,10 @@ from oligovox import catalogue
 from oligovox.engine.fit import Augment, Training, Validate, fit
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, load_model, read_description, save_model
-from oligovox.engine.runtime import Runtime
+from oligovox.engine.runtime import Runtime, processes
 from oligovox.errors import CheckpointError, GeometryError, LabelError, SettingsError
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Semi, Stage
-from oligovox.experiment.shrinking import Size, until_it_fits
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Patch, Semi, Stage
+from oligovox.experiment.shrinking import Limits, Size, until_it_fits
 from oligovox.files import sweep
 from oligovox.method import Method
 from oligovox.networks.encoder import Encoder
@@ -106,7 +106,7 @@ def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stag
     with torch.device("meta"):
         encoder = build_encoder(network, plan.modalities)
         built = build_method(method, settings, encoder)
-    _check(method, built, network, stage, encoder, plan)
+    check_built(method, built, network, stage, encoder, plan)
     return built
 
 
@@ -127,12 +127,26 @@ def augmentation_of(name: str, method: Method[Any], stage: Stage) -> Augmentatio
     )
 
 
-def size_limits(method: str, settings: Mapping[str, Any], network: NetworkChoice, plan: Plan) -> tuple[int, int]:
-    """What every side of a patch must be a multiple of, for the network and for the method, and the fewest patches in a micro-batch; costs no memory."""
+def size_limits(method: str, settings: Mapping[str, Any], network: NetworkChoice, plan: Plan) -> Limits:
+    """What a micro-batch must be for network and method; costs no memory."""
     with torch.device("meta"):
         encoder = build_encoder(network, plan.modalities)
-        needs = build_method(method, settings, encoder).needs
-    return math.lcm(encoder.strides[-1], needs.patch_multiple), needs.batch
+        built = build_method(method, settings, encoder)
+
+    def takes(patch: Patch) -> bool:
+        try:
+            encoder.check_sides(patch)
+            built.check_patch(patch)
+        except GeometryError:
+            return False
+        return True
+
+    return Limits(math.lcm(encoder.strides[-1], built.needs.patch_multiple), _fewest(built), takes)
+
+
+def _fewest(method: Method[Any]) -> int:
+    """Patches in a micro-batch of each process."""
+    return max(method.needs.batch, -(-method.needs.together // processes()))
 
 
 def train(
@@ -173,7 +187,7 @@ def _train(
         torch.manual_seed(stage.training.seed)
         encoder = build_encoder(job.network, plan.modalities)
         method = build_method(job.method, job.settings, encoder)
-    _check(job.method, method, job.network, stage, encoder, plan)
+    check_built(job.method, method, job.network, stage, encoder, plan)
     _check_streams(job, method)
     augmentation = augmentation_of(job.method, method, stage)
     if augmentation != stage.augmentation:
@@ -307,7 +321,14 @@ def start_network(folder: Path) -> NetworkChoice:
     return NetworkChoice(name=description.network, settings=description.network_settings)
 
 
-def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage, encoder: Encoder, plan: Plan) -> None:
+def check_built(
+    name: str, method: Method[Any], network: NetworkChoice, stage: Stage, encoder: Encoder, plan: Plan
+) -> None:
+    """`check` of what is built already.
+
+    Raises:
+        SettingsError: method, network, patch and plan do not fit.
+    """
     needs, patch = method.needs, stage.patch
     augmentation_of(name, method, stage)
     if len(plan.sequences) < needs.modalities:
@@ -315,9 +336,9 @@ def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage,
             f"method {name} needs at least {needs.modalities} sequences, the plan has {', '.join(plan.sequences)}; "
             "prepare more sequences or choose another method"
         )
-    if stage.batch < needs.batch:
+    if stage.batch < (fewest := _fewest(method)):
         raise SettingsError(
-            f"method {name} tells patches of a batch apart: batch is {stage.batch}, expected {needs.batch} or more"
+            f"method {name} tells patches of a batch apart: batch is {stage.batch}, expected {fewest} or more"
         )
     for multiple, who in ((encoder.strides[-1], f"network {network.name}"), (needs.patch_multiple, name)):
         if wrong := [side for side in patch if side % multiple]:
@@ -329,6 +350,10 @@ def _check(name: str, method: Method[Any], network: NetworkChoice, stage: Stage,
         encoder.check_sides(patch)
     except GeometryError as error:
         raise SettingsError(f"patch {patch} is too small for network {network.name}: {error}") from error
+    try:
+        method.check_patch(patch)
+    except GeometryError as error:
+        raise SettingsError(f"patch {patch} does not suit method {name}: {error}") from error
 
 
 def _check_streams(job: Job, method: Method[Any]) -> None:

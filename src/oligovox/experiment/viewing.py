@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from oligovox import catalogue
-from oligovox.errors import SettingsError
-from oligovox.experiment.recipe import NetworkChoice, nested
-from oligovox.experiment.training import build_encoder, build_method
+from oligovox.experiment.recipe import NetworkChoice, Stage, nested
+from oligovox.experiment.training import build_encoder, build_method, check_built
 from oligovox.files import check_writable
 from oligovox.prepare.store import Store
 from oligovox.report.views import Row, write_views
+from oligovox.sample.augment import Augmentation
 from oligovox.sample.patches import PatchSource, Stream
 
 _SMALLEST = 4  # voxels a side, below which a tensor is a list of numbers and not a volume
@@ -59,11 +59,9 @@ def views(
         chosen = NetworkChoice.named(network, "nano" if network == "resenc" else None)
         encoder = build_encoder(chosen, plan.modalities)
         built = build_method(method, nested(changes), encoder)
-    if patch % encoder.strides[-1] or patch % built.needs.patch_multiple:
-        raise SettingsError(
-            f"patch {patch}: expected a multiple of {encoder.strides[-1]} ({network}) and of {built.needs.patch_multiple} ({method})"
-        )
-    batch = PatchSource(plan, [Stream(prepared.cases, 2)], (patch,) * 3, seed).batch(0, 0)
+    stage = Stage(patch=(patch,) * 3, batch=2, augmentation=Augmentation.only())
+    check_built(method, built, chosen, stage, encoder, plan)
+    batch = PatchSource(plan, [Stream(prepared.cases, stage.batch)], stage.patch, seed).batch(0, 0)
     shown = built.views(batch, torch.Generator().manual_seed(seed))
     values = {f.name: getattr(shown, f.name) for f in fields(shown)}
     level = _level(values.values(), patch)

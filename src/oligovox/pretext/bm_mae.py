@@ -29,7 +29,7 @@ from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.networks.vit import TokenBlock, ViT, attention_mask, from_cubes, positions
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import block_voxels
+from oligovox.sample.masks import block_voxels, check_hidden
 
 
 class Settings(base.Settings):
@@ -79,6 +79,11 @@ class BMMAE(Method[Views]):
         self.modalities = encoder.modalities
         self.needs = Needs(patch_multiple=settings.token)
         self.restore = _FromTokens(encoder, settings) if isinstance(encoder, ViT) else _FromFeatures(encoder)
+
+    def check_patch(self, sides: tuple[int, int, int]) -> None:
+        """Some tokens are hidden in an exam that has every sequence."""
+        tokens = prod(side // self.settings.token for side in sides) * len(self.modalities)
+        check_hidden(tokens - max(1, round((1 - self.settings.ratio) * tokens)), tokens)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Choose the tokens that are seen; count the hidden voxels that can be known."""

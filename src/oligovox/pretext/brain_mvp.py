@@ -26,7 +26,7 @@ from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.networks.substitute import Substitute
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import random_blocks
+from oligovox.sample.masks import check_random_blocks, random_blocks
 
 
 class Settings(base.Settings):
@@ -81,6 +81,10 @@ class BrainMVP(Method[Views]):
         self.network = EncoderDecoder(encoder, Decoder(encoder.channels, encoder.strides))
         self.restore = ReconstructionHead(self.network.decoder.channels[0], 1)
         self.template = Substitute(len(encoder.modalities), settings.lattice)
+
+    def check_patch(self, sides: tuple[int, int, int]) -> None:
+        """Some blocks are hidden."""
+        check_random_blocks(sides, self.settings.block, self.settings.ratio)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Draw two acquired sequences, the same for all samples that have them, and the blocks of two views."""

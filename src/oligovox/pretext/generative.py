@@ -28,7 +28,7 @@ from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import by_sequence, in_channels, random_blocks, spread
+from oligovox.sample.masks import by_sequence, check_random_blocks, in_channels, random_blocks, spread
 
 
 class Settings(base.Settings):
@@ -112,6 +112,11 @@ class Generative(Method[Views]):
                 f"generative: targets are {', '.join(settings.targets)}, the plan has {', '.join(encoder.modalities)}; "
                 "name at least one of these, or choose policy cross_modal"
             )
+
+    def check_patch(self, sides: tuple[int, int, int]) -> None:
+        """Some blocks are hidden, where they are all there is to learn from."""
+        if self.settings.policy == "masked":
+            check_random_blocks(sides, self.settings.block, self.settings.ratio_alone)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Keep sequences back, hide blocks in the others."""

@@ -85,6 +85,10 @@ class JiGen(Method[Views]):
         inputs, outputs = (1, tiles) if settings.head == "each" else (tiles, settings.permutations + 1)
         self.score = nn.Linear(inputs * sum(encoder.channels), outputs)
 
+    def check_patch(self, sides: Triple) -> None:
+        """Every tile has two voxels along each axis."""
+        layout(sides, self.settings.grid, self.settings.gap)
+
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Cut, make some tiles grey, shuffle, put together."""
         _, _, x, y, z = batch.image.shape

@@ -89,6 +89,10 @@ class Jigsaw3D(Method[Views]):
             nn.Linear(settings.hidden, outputs),
         )
 
+    def check_patch(self, sides: Triple) -> None:
+        """Every piece has two voxels along each axis."""
+        layout(sides, self.settings.grid, self.settings.gap)
+
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Cut and shuffle."""
         _, _, x, y, z = batch.image.shape

@@ -29,7 +29,7 @@ from oligovox.networks.heads import ReconstructionHead
 from oligovox.networks.stems import Stems
 from oligovox.networks.substitute import Substitute
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import block_voxels, spread
+from oligovox.sample.masks import block_voxels, check_hidden, spread
 
 
 class Settings(base.Settings):
@@ -95,6 +95,11 @@ class M3AE(Method[Views]):
         self.network = EncoderDecoder(encoder, Decoder(encoder.channels, encoder.strides))
         self.restore = ReconstructionHead(self.network.decoder.channels[0], len(encoder.modalities))
         self.substitute = Substitute(len(encoder.modalities), settings.lattice, settings.rate)
+
+    def check_patch(self, sides: tuple[int, int, int]) -> None:
+        """Some blocks are hidden in an exam that has every sequence."""
+        blocks = prod(-(-side // self.settings.block) for side in sides) * len(self.network.encoder.modalities)
+        check_hidden(blocks - max(1, round((1 - self.settings.ratio) * blocks)), blocks)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Drop sequences, then hide blocks of the others until the whole share is hidden."""

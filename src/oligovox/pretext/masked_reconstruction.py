@@ -28,7 +28,7 @@ from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.sample.augment import Augmentation, augment
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import random_blocks
+from oligovox.sample.masks import check_random_blocks, random_blocks
 
 
 class Settings(base.Settings):
@@ -87,6 +87,10 @@ class MaskedReconstruction(Method[Views]):
         self.mask_value = nn.Parameter(torch.zeros(len(encoder.modalities), 1, 1, 1)) if learned else None
         effects = ("gamma", "contrast", "brightness", "bias", "blur", "low_resolution", "noise")
         self.effects = Augmentation.only(**dict.fromkeys(effects, settings.effect))
+
+    def check_patch(self, sides: tuple[int, int, int]) -> None:
+        """Some blocks are hidden."""
+        check_random_blocks(sides, self.settings.block, self.settings.ratio)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Hide blocks, change the intensities of what is left where asked for; count the voxels that can be known."""

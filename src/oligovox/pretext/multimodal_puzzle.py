@@ -93,6 +93,10 @@ class MultimodalPuzzle(Method[Views]):
             nn.Linear(settings.hidden, outputs),
         )
 
+    def check_patch(self, sides: Triple) -> None:
+        """Every piece has two voxels along each axis."""
+        layout(sides, self.settings.grid, self.settings.gap)
+
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Cut, draw a sequence for each place, shuffle."""
         b, m, x, y, z = batch.image.shape

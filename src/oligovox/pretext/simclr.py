@@ -61,7 +61,7 @@ class Views:
 class SimCLR(Method[Views]):
     """Encoder and a projector on its deepest feature."""
 
-    needs = Needs(batch=2, apart=True)
+    needs = Needs(together=2, apart=True)
 
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()

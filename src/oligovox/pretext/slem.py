@@ -28,7 +28,7 @@ from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ProjectionHead
 from oligovox.sample.batch import Batch
-from oligovox.sample.pieces import Layout, cut, distant_orders, join, layout, reorder
+from oligovox.sample.pieces import Layout, Triple, cut, distant_orders, join, layout, reorder
 
 _MOST_MAPS = 2**20  # maps from blocks to sequences that are looked at
 _HIDDEN = 256  # units of each head
@@ -118,11 +118,16 @@ class SLeM(Method[Views]):
             self.register_buffer("orders", distant_orders(blocks, settings.shuffle_positions), persistent=False)
             self.positions = ProjectionHead(cells * encoder.channels[-1], settings.shuffle_positions, _HIDDEN)
 
+    def check_patch(self, sides: Triple) -> None:
+        """Strips leave something of every block."""
+        _check_strips(layout(sides, self.settings.blocks, 0.0), self.settings.gap, self.settings.jitter)
+
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Draw compositions, take the blocks, make them equal, put them together."""
         chosen = self.settings
         x, y, z = batch.image.shape[2:]
         where = layout((x, y, z), chosen.blocks, 0.0)
+        _check_strips(where, chosen.gap, chosen.jitter)
         number, known = self._draw(batch.present, rng)
         starts = torch.zeros(len(batch), where.count, 3, dtype=torch.long, device=rng.device)
         shown = cut(_strips(where, len(batch), chosen.gap, chosen.jitter, rng), where, starts)
@@ -196,14 +201,19 @@ def compose(pieces: Float[Tensor, "b g m u v w"], composition: Int[Tensor, "b g"
     return pieces.gather(2, index)[:, :, 0]
 
 
+def _check_strips(where: Layout, gap: int, jitter: int) -> None:
+    """Refuse strips that may take a whole block."""
+    for cell, number in zip(where.cell, where.grid, strict=True):
+        lost = min(number - 1, 2) * ((gap + 1) // 2 + jitter)
+        if cell <= lost:
+            found = f"slem: a block has a side of {cell} voxels, and strips take up to {lost} of it"
+            raise GeometryError(f"{found}; use larger patches, fewer blocks or a narrower gap")
+
+
 def _strips(where: Layout, samples: int, gap: int, jitter: int, rng: torch.Generator) -> Bool[Tensor, "b 1 x y z"]:
     """False in the strips between blocks. A strip covers the border between two cells, wherever the jitter puts it."""
     shown = torch.ones(samples, 1, *where.sides, dtype=torch.bool, device=rng.device)
     for axis, (side, cells) in enumerate(zip(where.sides, where.cells, strict=True)):
-        lost = min(where.grid[axis] - 1, 2) * ((gap + 1) // 2 + jitter)
-        if where.cell[axis] <= lost:
-            found = f"slem: a block has a side of {where.cell[axis]} voxels, and strips take up to {lost} of it"
-            raise GeometryError(f"{found}; use larger patches, fewer blocks or a narrower gap")
         place = torch.arange(side, device=rng.device)
         for border in range(cells.start + where.cell[axis], cells.stop, where.cell[axis]):
             moved = torch.randint(-jitter, jitter + 1, (samples, 1), generator=rng, device=rng.device)

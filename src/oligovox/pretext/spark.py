@@ -8,7 +8,7 @@ Deviates: the sparse convolution is a dense one whose input is zero at hidden pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -28,7 +28,7 @@ from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
 from oligovox.sample.batch import Batch
-from oligovox.sample.masks import block_voxels
+from oligovox.sample.masks import block_voxels, check_hidden
 
 _SPATIAL = (nn.Conv3d, nn.AvgPool3d)  # read 0 at hidden places
 _POINTWISE = (nn.LeakyReLU, nn.ReLU, nn.GELU, nn.Identity)
@@ -80,15 +80,27 @@ class SparK(Method[Views]):
         self.tokens = nn.ParameterList(torch.randn(width, 1, 1, 1) * 0.02 for width in encoder.channels)
         _check(encoder)
 
+    def check_patch(self, sides: tuple[int, int, int]) -> None:
+        """Some blocks are hidden."""
+        blocks = prod(self._grid(sides))
+        check_hidden(self._number(blocks), blocks)
+
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Hide blocks of a grid that every feature's grid divides; the same ones in every sequence."""
         b, _, *sides = batch.image.shape
-        grid = [-(-side // self.block) for side in sides]
+        grid = self._grid(sides)
         rank = torch.rand(b, prod(grid), generator=rng, device=rng.device).argsort(1).argsort(1)
-        number = min(round(self.settings.ratio * prod(grid)), prod(grid) - 1)
+        number = self._number(prod(grid))
         visible = block_voxels((rank >= number).reshape(b, 1, *grid), self.block, sides)
         counted = ~visible & batch.foreground & batch.present[:, :, None, None, None]
         return Views(batch.image.where(visible, 0.0), batch.present, visible, batch.image, counted)
+
+    def _grid(self, sides: Sequence[int]) -> list[int]:
+        return [-(-side // self.block) for side in sides]
+
+    def _number(self, blocks: int) -> int:
+        """Hidden ones; one always stays."""
+        return min(round(self.settings.ratio * blocks), blocks - 1)
 
     def losses(self, views: Views, clock: Clock) -> Losses:
         """Mean squared error over the counted voxels."""

@@ -98,7 +98,7 @@ class SwinThreeTask(Method[Views]):
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.needs = Needs(batch=2 if settings.contrast_weight > 0 else 1, unflipped=settings.rotation_weight > 0)
+        self.needs = Needs(together=2 if settings.contrast_weight > 0 else 1, unflipped=settings.rotation_weight > 0)
         self.encoder = encoder
         skips = settings.restore_from == "skips"
         self.decoder = (Decoder if skips else BottleneckDecoder)(encoder.channels, encoder.strides)
@@ -106,10 +106,17 @@ class SwinThreeTask(Method[Views]):
         self.rotation = nn.Linear(encoder.channels[-1], 4 if settings.rotations == "one_axis" else 10)
         self.contrast = nn.Linear(encoder.channels[-1], settings.embedding)
 
+    def check_patch(self, sides: tuple[int, int, int]) -> None:
+        """Sides that turns exchange are equal, and the deepest feature, which is restored from, has more than one voxel."""
+        check_sides(sides, self.encoder.strides[-1], normalised=True)
+        for x, y in _PLANES[:1] if self.settings.rotations == "one_axis" else _PLANES:
+            _check_turn(sides, x - 1, y - 1)
+
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Turn each sample twice, then cut noise and another sample's content into the views."""
         chosen = self.settings
-        check_sides(batch.image.shape[2:], self.encoder.strides[-1], normalised=True)
+        x, y, z = batch.image.shape[2:]
+        self.check_patch((x, y, z))
         present = batch.present.repeat(2, 1)
         turn = torch.randint(self.rotation.out_features, (len(present),), generator=rng, device=rng.device)
         target, foreground = (
@@ -208,10 +215,14 @@ def turned(values: Shaped[Tensor, "m x y z"], turn: int) -> Shaped[Tensor, "m u 
     """
     axis, quarters = divmod(turn - 1, 3)
     plane = _PLANES[max(0, axis)]
-    if values.shape[plane[0]] != values.shape[plane[1]]:
-        sides = " × ".join(str(side) for side in values.shape[1:])
-        raise GeometryError(f"patch of {sides} voxels: expected equal sides where it is turned; use a cube")
+    _check_turn(values.shape[1:], plane[0] - 1, plane[1] - 1)
     return values.rot90(quarters + 1, plane) if turn else values
+
+
+def _check_turn(sides: Sequence[int], first: int, second: int) -> None:
+    if sides[first] != sides[second]:
+        patch = " × ".join(str(side) for side in sides)
+        raise GeometryError(f"patch of {patch} voxels: expected equal sides where it is turned; use a cube")
 
 
 def _between(

@@ -27,7 +27,7 @@ from oligovox.networks.encoder import Encoder
 from oligovox.networks.teacher import Teacher
 from oligovox.sample.batch import Batch
 from oligovox.sample.crops import cut
-from oligovox.sample.pieces import framed
+from oligovox.sample.pieces import Triple, framed, layout
 
 Count = Annotated[int, Field(ge=1, le=8)]
 _FLOOR = 1e-6  # of the logarithm, as in the release
@@ -117,6 +117,10 @@ class VoCo(Method[Views]):
         load(self.export())
         if self.teacher is not None:
             self.teacher.update(self.student, 0.0)
+
+    def check_patch(self, sides: Triple) -> None:
+        """Every base crop has two voxels along each axis."""
+        layout(sides, self.settings.grid, 0.0)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
         """Cut bases and targets; say how they overlap. What the grid cannot divide is left over at both borders."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from oligovox.cohort.modalities import places_of, sequences_of
-from oligovox.errors import SettingsError
+from oligovox.errors import GeometryError, SettingsError
 
 
 def random_blocks(
@@ -52,6 +52,33 @@ def random_blocks(
             voxels = voxels.repeat_interleave(block, axis).narrow(axis, start, side)
         hidden[sample] = voxels
     return hidden
+
+
+def check_hidden(hidden: int, blocks: int) -> None:
+    """Refuse blocks of which none is hidden or none is left, so that nothing could be learned.
+
+    Args:
+        hidden: how many are.
+        blocks: how many there are.
+
+    Raises:
+        GeometryError: there is one block, or none is hidden.
+    """
+    if blocks < 2 or hidden < 1:
+        raise GeometryError(
+            f"{hidden} of {blocks} {'block' if blocks == 1 else 'blocks'} of a patch would be hidden, expected at least 1 of 2; "
+            "use smaller blocks or larger patches, or hide a larger share"
+        )
+
+
+def check_random_blocks(sides: Sequence[int], block: int, ratio: float) -> None:
+    """Refuse a patch that `random_blocks` would hide nothing of, wherever its grid lies, or that is smaller than a block.
+
+    Raises:
+        GeometryError: it is.
+    """
+    most = math.prod((block + side - 2) // block + 1 for side in sides) if max(sides) >= block else 1
+    check_hidden(round(ratio * most), most)
 
 
 def by_sequence(present: Bool[Tensor, "b m"], modalities: Sequence[str]) -> Bool[Tensor, "b s"]:
