@@ -58,6 +58,21 @@ def check_study(study: Study) -> None:
     store = Store.open(Path(study.store)) if study.store else None
     plan = store.plan if store else study.prepare
     assert plan is not None, "a study has a store or a plan"
+    check_arms(study, plan)
+    cohort = _cohort_of(store) if store else together({name: _planned_or_read(study, name) for name in study.cohorts})
+    ground = _draw(study, cohort)
+    for name, arm in study.arms.items():
+        if arm.pretext:
+            recipe = study.recipe(SplitChoice()).model_copy(update={"pretrain": study.pretraining(name, seed=0)})
+            pretraining_people(recipe, cohort, ground)
+
+
+def check_arms(study: Study, plan: Plan) -> None:
+    """The part of `check_study` that knows nothing of people: methods, networks, patches, sequences and devices of every arm.
+
+    Raises:
+        SettingsError: they do not fit.
+    """
     for name, arm in study.arms.items():
         if arm.classical:
             _check_sequence(study.threshold(name).sequence, name, plan)
@@ -68,12 +83,6 @@ def check_study(study: Study) -> None:
         if arm.pretext:
             before = study.pretraining(name, seed=0)
             check(before.method, before.settings, study.network, before, plan)
-    cohort = _cohort_of(store) if store else together({name: _planned_or_read(study, name) for name in study.cohorts})
-    ground = _draw(study, cohort)
-    for name, arm in study.arms.items():
-        if arm.pretext:
-            recipe = study.recipe(SplitChoice()).model_copy(update={"pretrain": study.pretraining(name, seed=0)})
-            pretraining_people(recipe, cohort, ground)
 
 
 def build_ground(study: Study, out: Path, *, workers: int, show: Show) -> None:

@@ -105,7 +105,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     if not file.exists() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"{out}: is not empty and not a run of oligovox; choose another --out")
     check_writable(out)
-    _check_stages(recipe)
+    check_stages(recipe)
     given = {name: choice.read() for name, choice in recipe.cohorts.items() if not choice.simulate}
     to_come = {name: planned(c.simulate.subjects, c.mask) for name, c in recipe.cohorts.items() if c.simulate}
     everyone = together({name: (given | to_come)[name] for name in recipe.cohorts})
@@ -141,8 +141,12 @@ def _binding(text: str) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("final:"))
 
 
-def _check_stages(recipe: Recipe) -> None:
-    """Devices, networks, methods and patches, before anything is written."""
+def check_stages(recipe: Recipe) -> None:
+    """Devices, networks, methods and patches, before anything is written.
+
+    Raises:
+        SettingsError: they do not fit.
+    """
     Runtime(recipe.finetune.training)
     check(*of_finetuning(recipe.finetune), recipe.network, recipe.finetune, recipe.prepare)
     if stage := recipe.pretrain:
