@@ -12,9 +12,10 @@ import torch
 from oligovox import experiment
 from oligovox.engine.fit import Training
 from oligovox.errors import SettingsError
+from oligovox.experiment.needs import augmentation_of
 from oligovox.experiment.recipe import NetworkChoice, Pretrain
 from oligovox.experiment.shrinking import Size, smaller
-from oligovox.experiment.training import augmentation_of, build_encoder, build_method, check, size_limits
+from oligovox.experiment.training import build_encoder, build_method, check, size_limits
 from oligovox.prepare.store import Plan
 from oligovox.pretext.swin_three_task import turned
 from oligovox.sample.augment import FLIPS_AND_ROTATIONS, Augmentation, augment

@@ -28,9 +28,10 @@ from oligovox.cohort.manifest import Cohort
 from oligovox.engine.fit import Augment, fit
 from oligovox.engine.runtime import Runtime
 from oligovox.errors import OligovoxError, RunError, SettingsError
+from oligovox.experiment.needs import augmentation_of
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, Stage
 from oligovox.experiment.shrinking import is_out_of_memory
-from oligovox.experiment.training import augmentation_of, build_encoder, build_method, of_finetuning
+from oligovox.experiment.training import build_encoder, build_method, of_finetuning
 from oligovox.infer.native import write_prediction
 from oligovox.infer.window import corners, predict_case
 from oligovox.metrics.judge import DEFAULT, protocol_settings, score_files

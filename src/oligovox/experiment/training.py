@@ -15,8 +15,9 @@ from oligovox import catalogue
 from oligovox.engine.fit import Augment, Training, Validate, fit
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, load_model, read_description, save_model
-from oligovox.engine.runtime import Runtime, processes
+from oligovox.engine.runtime import Runtime
 from oligovox.errors import CheckpointError, GeometryError, LabelError, SettingsError
+from oligovox.experiment.needs import augmentation_of, check_built, fewest
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Patch, Semi, Stage
 from oligovox.experiment.shrinking import Limits, Size, until_it_fits
 from oligovox.files import sweep
@@ -24,7 +25,7 @@ from oligovox.method import Method
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.transfer import TransferReport, transfer
 from oligovox.prepare.store import Plan, Store
-from oligovox.sample.augment import FLIPS_AND_ROTATIONS, Augmentation, augment
+from oligovox.sample.augment import augment
 from oligovox.sample.batch import Batch
 from oligovox.sample.patches import PatchSource, Stream
 from oligovox.settings import parse
@@ -110,23 +111,6 @@ def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stag
     return built
 
 
-def augmentation_of(name: str, method: Method[Any], stage: Stage) -> Augmentation:
-    """What is done to the exams before the method sees them: what the stage says; of the default without flips where the method needs that.
-
-    Raises:
-        SettingsError: flips were asked for, and the method cannot bear them.
-    """
-    asked = stage.augmentation
-    if not (method.needs.unflipped and asked.flip):
-        return asked
-    if asked == FLIPS_AND_ROTATIONS:
-        return asked.model_copy(update={"flip": 0.0})
-    raise SettingsError(
-        f"method {name} tells how an exam was turned, and a flip along two axes is a half turn: augmentation.flip is {asked.flip:g}, expected 0; "
-        "set it to 0, or give the rotation no weight"
-    )
-
-
 def size_limits(method: str, settings: Mapping[str, Any], network: NetworkChoice, plan: Plan) -> Limits:
     """What a micro-batch must be for network and method; costs no memory."""
     with torch.device("meta"):
@@ -141,12 +125,7 @@ def size_limits(method: str, settings: Mapping[str, Any], network: NetworkChoice
             return False
         return True
 
-    return Limits(math.lcm(encoder.strides[-1], built.needs.patch_multiple), _fewest(built), takes)
-
-
-def _fewest(method: Method[Any]) -> int:
-    """Patches in a micro-batch of each process."""
-    return max(method.needs.batch, -(-method.needs.together // processes()))
+    return Limits(math.lcm(encoder.strides[-1], built.needs.patch_multiple), fewest(built), takes)
 
 
 def train(
@@ -319,41 +298,6 @@ def start_network(folder: Path) -> NetworkChoice:
     """The network a pre-trained start was trained with."""
     description = read_description(model_folder(folder))
     return NetworkChoice(name=description.network, settings=description.network_settings)
-
-
-def check_built(
-    name: str, method: Method[Any], network: NetworkChoice, stage: Stage, encoder: Encoder, plan: Plan
-) -> None:
-    """`check` of what is built already.
-
-    Raises:
-        SettingsError: method, network, patch and plan do not fit.
-    """
-    needs, patch = method.needs, stage.patch
-    augmentation_of(name, method, stage)
-    if len(plan.sequences) < needs.modalities:
-        raise SettingsError(
-            f"method {name} needs at least {needs.modalities} sequences, the plan has {', '.join(plan.sequences)}; "
-            "prepare more sequences or choose another method"
-        )
-    if stage.batch < (fewest := _fewest(method)):
-        raise SettingsError(
-            f"method {name} tells patches of a batch apart: batch is {stage.batch}, expected {fewest} or more"
-        )
-    for multiple, who in ((encoder.strides[-1], f"network {network.name}"), (needs.patch_multiple, name)):
-        if wrong := [side for side in patch if side % multiple]:
-            near = max(multiple, round(wrong[0] / multiple) * multiple)
-            raise SettingsError(
-                f"patch {patch}: {wrong[0]} is not a multiple of {multiple}, as {who} needs; try {near}"
-            )
-    try:
-        encoder.check_sides(patch)
-    except GeometryError as error:
-        raise SettingsError(f"patch {patch} is too small for network {network.name}: {error}") from error
-    try:
-        method.check_patch(patch)
-    except GeometryError as error:
-        raise SettingsError(f"patch {patch} does not suit method {name}: {error}") from error
 
 
 def _check_streams(job: Job, method: Method[Any]) -> None:

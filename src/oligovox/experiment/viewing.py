@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from oligovox import catalogue
+from oligovox.experiment.needs import check_built
 from oligovox.experiment.recipe import NetworkChoice, Stage, nested
-from oligovox.experiment.training import build_encoder, build_method, check_built
+from oligovox.experiment.training import build_encoder, build_method
 from oligovox.files import check_writable
 from oligovox.prepare.store import Store
 from oligovox.report.views import Row, write_views
