@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from oligovox.errors import GeometryError, SettingsError
-from oligovox.method import Clock
+from oligovox.method import Clock, Needs
 from oligovox.networks.resenc import ResEnc
 from oligovox.networks.resenc import Settings as ResEncSettings
 from oligovox.pretext.swin_three_task import BottleneckDecoder, Settings, SwinThreeTask, turned
@@ -69,6 +69,12 @@ def test_the_label_is_how_the_view_was_turned(rotations: str, classes: int) -> N
         seen = turned(batch.foreground[view % 30], number) & batch.present[view % 30, :, None, None, None]
         assert torch.equal(views.counted[view], seen)
     assert _method(whole_volume=True).views(_batch(absent=False), _rng()).counted.all()
+
+
+def test_what_is_asked_of_the_data_is_what_the_terms_that_count_need() -> None:
+    assert _method().needs == Needs(together=2, apart=True, unflipped=True)
+    assert _method(contrast_weight=0.0).needs == Needs(unflipped=True)
+    assert _method(rotation_weight=0.0).needs == Needs(together=2, apart=True)
 
 
 def test_cuboids_have_the_sides_and_the_share_that_were_asked_for() -> None:

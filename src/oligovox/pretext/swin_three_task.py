@@ -98,7 +98,8 @@ class SwinThreeTask(Method[Views]):
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.needs = Needs(together=2 if settings.contrast_weight > 0 else 1, unflipped=settings.rotation_weight > 0)
+        contrast = settings.contrast_weight > 0
+        self.needs = Needs(together=2 if contrast else 1, apart=contrast, unflipped=settings.rotation_weight > 0)
         self.encoder = encoder
         skips = settings.restore_from == "skips"
         self.decoder = (Decoder if skips else BottleneckDecoder)(encoder.channels, encoder.strides)
