@@ -206,7 +206,7 @@ def _check_strips(where: Layout, gap: int, jitter: int) -> None:
     for cell, number in zip(where.cell, where.grid, strict=True):
         lost = min(number - 1, 2) * ((gap + 1) // 2 + jitter)
         if cell <= lost:
-            found = f"slem: a block has a side of {cell} voxels, and strips take up to {lost} of it"
+            found = f"a block has a side of {cell} voxels, and strips take up to {lost} of it"
             raise GeometryError(f"{found}; use larger patches, fewer blocks or a narrower gap")
 
 
