@@ -41,7 +41,8 @@ def check_final(recipe: Recipe, cohort: Cohort, split: Split) -> None:
     """
     if recipe.final != "all" or not (semi := recipe.finetune.semi) or learns_alone(semi):
         return
-    of_strategy = [case for case in cohort.cases if not semi.cohorts or case.dataset in semi.cohorts]
+    seen = [case for case in cohort.cases if case.person not in split.apart]
+    of_strategy = [case for case in seen if not semi.cohorts or case.dataset in semi.cohorts]
     for name, arm in recipe.arms.items():
         if {case.person for case in of_strategy} <= {*final_people(arm, recipe, cohort, split)}:
             raise LabelError(
@@ -78,6 +79,7 @@ def train_final(recipe: Recipe, cohort: Cohort, split: Split, store: Store, star
         network=recipe.network,
         start=start if recipe.arms[name].start == "pretrain" else None,
         people=people,
+        split=Split(people, (), (), split.seed, apart=split.apart),
     )
 
 

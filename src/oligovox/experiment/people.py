@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, draw_split, first_drawn, nested_budgets, set_apart
 from oligovox.engine.log import say
@@ -14,7 +12,8 @@ from oligovox.experiment.recipe import Arm, Recipe
 def draw(recipe: Recipe, cohort: Cohort) -> Split:
     """Test and validation people as the recipe says; `train` are the people whose labels are used.
 
-    Who is labelled in part is trained on only. People of the folder's own test part are tested first, and are in no other group unless named.
+    Who is labelled in part is trained on only. People of the folder's own test part are tested first, and are in no other group unless named;
+    those who are not tested are `apart`.
 
     Raises:
         CohortError: someone named is not in the cohort.
@@ -65,14 +64,14 @@ def draw(recipe: Recipe, cohort: Cohort) -> Split:
         train = nested_budgets(drawn.train, [choice.labels], recipe.seed)[choice.labels] if choice.labels else ()
     else:
         train = choice.labels
-    _say_apart(cohort, test, train)
-    return Split(train=tuple(train), validation=tuple(validation), test=tuple(test), seed=recipe.seed)
+    rest = sorted({*set_apart(cohort)} - {*train, *validation, *test})
+    return Split(tuple(train), tuple(validation), tuple(test), recipe.seed, apart=tuple(rest))
 
 
-def _say_apart(cohort: Cohort, test: Sequence[str], train: Sequence[str]) -> None:
+def say_apart(cohort: Cohort, split: Split) -> None:
     """One line where the folder has a test part of its own."""
     if apart := set_apart(cohort):
-        tested, used = (len({*apart} & {*people}) for people in (test, train))
+        tested, used = (len({*apart} & {*people}) for people in (split.test, split.train))
         say(
             f"split: people in the test part of {cohort.name}: {len(apart)}, of whom {tested} tested on and {used} learned from"
         )
@@ -80,10 +79,9 @@ def _say_apart(cohort: Cohort, test: Sequence[str], train: Sequence[str]) -> Non
 
 def label_pool(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
     """Labelled people that are neither tested nor validated on, nor of the folder's own test part."""
-    held_out = {*split.test, *split.validation, *set_apart(cohort)}
     if not isinstance(recipe.split.labels, int):
         return tuple(recipe.split.labels)
-    return tuple(sorted({case.person for case in cohort.labelled} - held_out))
+    return tuple(sorted({case.person for case in cohort.labelled} - split.held_out))
 
 
 def budget_sizes(pool: int, used: int) -> list[int]:
@@ -101,7 +99,7 @@ def pretraining_people(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[st
     assert stage is not None
     allowed = {c.person for c in cohort.cases if not stage.cohorts or not c.dataset or c.dataset in stage.cohorts}
     if not stage.transductive:
-        allowed -= {*split.test, *split.validation, *(set(set_apart(cohort)) - {*split.train})}
+        allowed -= split.held_out
     if not stage.share_labelled:
         allowed -= set(split.train)
     if not allowed:
@@ -118,6 +116,6 @@ def final_people(arm: Arm, recipe: Recipe, cohort: Cohort, split: Split) -> tupl
 
 
 def arm_people(arm: Arm, cohort: Cohort, split: Split) -> tuple[str, ...]:
-    """Whose labels an arm uses: those of the split, and all of the cohorts the arm adds."""
+    """Whose labels an arm uses: those of the split, and all of the cohorts the arm adds but for held-out people."""
     added = {case.person for case in cohort.labelled if case.dataset in arm.also}
-    return tuple(sorted({*split.train, *added} - {*split.test, *split.validation}))
+    return tuple(sorted({*split.train, *added} - split.held_out))

@@ -149,7 +149,7 @@ def pretrain(
         out: run folder: checkpoints/, log.jsonl, model/.
         stage: method, patch, batch, schedule; None: the defaults.
         network: the encoder; None: the default.
-        people: whose images are seen; None: everyone, without the test and validation people of `split`.
+        people: whose images are seen; None: everyone, without those whom `split` holds out.
         split: who is held out.
 
     Returns:
@@ -161,7 +161,7 @@ def pretrain(
     out = Path(out)
     store, stage = _opened(store), stage or Pretrain()
     if people is None:
-        people = [person for person in store.people if split is None or person not in (*split.test, *split.validation)]
+        people = [person for person in store.people if split is None or person not in split.held_out]
     check_writable(out)
     job = Job(
         method=stage.method,
@@ -194,7 +194,7 @@ def finetune(
         stage: patch, batch, schedule; None: the defaults.
         network: the encoder; None: that of `start`, or the default.
         start: pre-trained run or model folder; None: from scratch.
-        people: whose labels are used; None: everyone labelled, without the test and validation people of `split`.
+        people: whose labels are used; None: everyone labelled, without those whom `split` holds out.
         labels: use so many of them, a nested draw by the training's seed; None: all.
         split: who is held out; the best checkpoint is chosen by Dice on its validation people, without any the last is kept.
         tensors: say what became of each tensor of the start.
@@ -209,8 +209,7 @@ def finetune(
     out, start = Path(out), Path(start) if start else None
     store, stage = _opened(store), stage or Finetune()
     if people is None:
-        unused = {*split.test, *split.validation} if split else set()
-        people = sorted({case.person for case in store.labelled} - unused)
+        people = sorted({case.person for case in store.labelled} - (split.held_out if split else set()))
     cases = tuple(case for case in store.of(people) if case.labelled)
     if not cases or len(people) < (labels or 0):
         raise LabelError(
@@ -255,7 +254,7 @@ def _unlabelled(store: Store, semi: Semi, labelled: Sequence[str], split: Split 
     Raises:
         LabelError: there are none, and the strategy learns from nothing else, or cohorts were named.
     """
-    other = {*labelled, *(split.test if split else ()), *(split.validation if split else ())}
+    other = {*labelled, *(split.held_out if split else ())}
     cases = tuple(
         case for case in store.cases if case.person not in other and (not semi.cohorts or case.dataset in semi.cohorts)
     )
