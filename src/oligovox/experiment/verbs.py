@@ -228,7 +228,7 @@ def finetune(
     if seen:
         say(f"{start} has seen images of {len(seen)} test people, first {min(seen)}: this run is transductive")
     streams = [Stream(cases, stage.batch, "lesion", stage.lesion_share)]
-    if stage.semi and (more := _unlabelled(store, stage.semi, people, split)):
+    if stage.semi and (more := _unlabelled(store, stage.semi, cases, split)):
         streams.append(Stream(more, stage.semi.batch, use_labels=False))
     method, settings = of_finetuning(stage, store.labels)
     job = Job(
@@ -248,21 +248,23 @@ def finetune(
     return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
 
 
-def _unlabelled(store: Store, semi: Semi, labelled: Sequence[str], split: Split | None) -> tuple[StoredCase, ...]:
-    """Exams that a strategy sees without a label: of everyone who is neither held out nor among those whose labels are used.
+def _unlabelled(
+    store: Store, semi: Semi, labelled: Sequence[StoredCase], split: Split | None
+) -> tuple[StoredCase, ...]:
+    """Exams that a strategy sees without a label: of everyone who is not held out, those whose labels are not used.
 
     Raises:
         LabelError: there are none, and the strategy learns from nothing else, or cohorts were named.
     """
-    other = {*labelled, *(split.held_out if split else ())}
-    cases = tuple(
-        case for case in store.cases if case.person not in other and (not semi.cohorts or case.dataset in semi.cohorts)
-    )
+    held_out, used = split.held_out if split else frozenset(), {case.name for case in labelled}
+    seen = [case for case in store.cases if case.person not in held_out]
+    chosen = [case for case in seen if not semi.cohorts or case.dataset in semi.cohorts]
+    cases = tuple(case for case in chosen if case.name not in used)
     if not cases and not learns_alone(semi):
         where = f" of {', '.join(semi.cohorts)}" if semi.cohorts else ""
         raise LabelError(
-            f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} labelled and "
-            "the held-out people; use fewer labels, add exams, or leave semi out"
+            f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} whose labels are "
+            "used and the held-out people; use fewer labels, add exams, or leave semi out"
         )
     return cases
 
