@@ -67,7 +67,8 @@ class Needs:
     Attributes:
         modalities: smallest number of sequences in the plan.
         labels: needs labelled cases.
-        unlabelled: needs unlabelled cases beside them.
+        unlabelled: needs unlabelled cases beside them; where there are none, cases labelled in part, whose other voxels are unlabelled.
+        whole_cases: those labelled in part do not do: it tells labelled cases from unlabelled ones.
         patch_multiple: every patch side must be a multiple of it (the encoder's own multiple is checked as well).
         batch: fewest patches in a micro-batch; 2 where patches are told apart from each other.
         apart: the patches of a step are of different people, as far as there are so many: what they are told apart by must not be one brain.
@@ -76,6 +77,7 @@ class Needs:
     modalities: int = 1
     labels: bool = False
     unlabelled: bool = False
+    whole_cases: bool = False
     patch_multiple: int = 1
     batch: int = 1
     apart: bool = False

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from oligovox import experiment
+from oligovox import catalogue, experiment
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split
 from oligovox.engine.checkpoint import Checkpoints, read_state
+from oligovox.engine.model import read_description
 from oligovox.errors import LabelError, SettingsError
 from oligovox.experiment.budget_plan import Study
 from oligovox.experiment.budget_tables import comparisons, kind_of
@@ -72,6 +73,38 @@ def test_visits_without_a_label_are_seen_whichever_labels_are_drawn(phantom: Pat
         assert labelled == [f"sub-{person}_ses-1" for person in drawn]
         assert sorted(labelled + seen) == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1", "sub-02_ses-2"]
         shutil.rmtree(tmp_path / drawn[-1])
+
+
+@pytest.fixture
+def slices(phantom: Path, tmp_path: Path) -> Path:
+    """Two people, both with every second slice."""
+    experiment.annotate(phantom, tmp_path / "slices", kind="every", changes=["every=2"])
+    cases = [case for case in Cohort.load(tmp_path / "slices" / "cohort.tsv").cases if case.person < "03"]
+    prepare(Cohort(cases=tuple(cases)), Plan(modalities=("T1w", "FLAIR")), tmp_path / "store", workers=1)
+    return tmp_path / "store"
+
+
+ALONE = "hidden_sequences"
+STRATEGIES = [name for name, entry in catalogue.entries("METHOD").items() if entry.room == "semi"]
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("adversarial", ALONE)])
+def test_exams_labelled_in_part_are_enough(slices: Path, tmp_path: Path, name: str) -> None:
+    run = experiment.finetune(slices, tmp_path / "run", stage=stage(semi={"name": name}), network=NANO)
+    assert streams_of(run) == (["sub-01", "sub-02"], ["sub-01", "sub-02"])
+    assert read_description(run).trained_on == ("01", "02")
+
+
+def test_what_tells_exams_apart_needs_some_without_any_label(slices: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="adversarial learns from exams without a label, and none is left"):
+        experiment.finetune(slices, tmp_path / "run", stage=stage(semi={"name": "adversarial"}), network=NANO)
+
+
+def test_what_needs_no_exam_without_a_label_sees_those_in_part_once(slices: Path, tmp_path: Path) -> None:
+    run = experiment.finetune(slices, tmp_path / "run", stage=stage(semi={"name": ALONE}), network=NANO)
+    folder = Checkpoints(run.parent / "checkpoints").find("last")
+    assert folder is not None
+    assert list(read_state(folder).identity["describe"]["streams"]) == ["0"]
 
 
 def test_regions_of_a_strategy_are_those_of_its_task(store: Path, tmp_path: Path) -> None:

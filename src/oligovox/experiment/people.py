@@ -1,12 +1,16 @@
-"""Who is in a run: held-out people, whose labels each arm uses, whose images pre-training sees."""
+"""Who is in a run: held-out people, whose labels each arm uses, whose images pre-training and strategies see."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, draw_split, first_drawn, nested_budgets, set_apart
 from oligovox.engine.log import say
 from oligovox.errors import CohortError, LabelError
-from oligovox.experiment.recipe import Arm, Recipe
+from oligovox.experiment.recipe import Arm, Recipe, Semi
+from oligovox.experiment.training import learns_alone, needs_of
+from oligovox.prepare.store import Store, StoredCase
 
 
 def draw(recipe: Recipe, cohort: Cohort) -> Split:
@@ -107,6 +111,31 @@ def pretraining_people(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[st
             f"{cohort.name}: nobody is left to pre-train on; hold out fewer people or add unlabelled exams"
         )
     return tuple(sorted(allowed))
+
+
+def seen_unlabelled(
+    store: Store, semi: Semi, labelled: Sequence[StoredCase], split: Split | None
+) -> tuple[StoredCase, ...]:
+    """Exams that a strategy sees without a label: of everyone who is not held out, those whose labels are not used.
+
+    Where there are none, and the strategy can do with it, those labelled in part: they are shown a second time, as if nobody had labelled them.
+
+    Raises:
+        LabelError: there are neither, and the strategy learns from nothing else, or cohorts were named.
+    """
+    seen = [case for case in store.cases if not (split and case.person in split.held_out)]
+    chosen, used = [c for c in seen if not semi.cohorts or c.dataset in semi.cohorts], {case.name for case in labelled}
+    cases = tuple(case for case in chosen if case.name not in used)
+    if cases or learns_alone(semi):
+        return cases
+    partly = () if needs_of(semi).whole_cases else tuple(case for case in chosen if case.sparse)
+    if not partly:
+        where = f" of {', '.join(semi.cohorts)}" if semi.cohorts else ""
+        raise LabelError(
+            f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} whose labels are "
+            "used and the held-out people; use fewer labels, add exams, or leave semi out"
+        )
+    return partly
 
 
 def final_people(arm: Arm, recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:

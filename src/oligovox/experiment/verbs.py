@@ -21,10 +21,11 @@ from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
 from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
+from oligovox.experiment.people import seen_unlabelled
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.realism import realism_page
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, Semi, nested
-from oligovox.experiment.training import Job, learns_alone, model_folder, of_finetuning, start_network, train
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
+from oligovox.experiment.training import Job, model_folder, of_finetuning, start_network, train
 from oligovox.files import check_writable
 from oligovox.infer.window import predict_case
 from oligovox.metrics.overlap import dice
@@ -228,7 +229,7 @@ def finetune(
     if seen:
         say(f"{start} has seen images of {len(seen)} test people, first {min(seen)}: this run is transductive")
     streams = [Stream(cases, stage.batch, "lesion", stage.lesion_share)]
-    if stage.semi and (more := _unlabelled(store, stage.semi, cases, split)):
+    if stage.semi and (more := seen_unlabelled(store, stage.semi, cases, split)):
         streams.append(Stream(more, stage.semi.batch, use_labels=False))
     method, settings = of_finetuning(stage, store.labels)
     job = Job(
@@ -246,27 +247,6 @@ def finetune(
         watched=tuple(case.name for case, _ in watched),
     )
     return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
-
-
-def _unlabelled(
-    store: Store, semi: Semi, labelled: Sequence[StoredCase], split: Split | None
-) -> tuple[StoredCase, ...]:
-    """Exams that a strategy sees without a label: of everyone who is not held out, those whose labels are not used.
-
-    Raises:
-        LabelError: there are none, and the strategy learns from nothing else, or cohorts were named.
-    """
-    held_out, used = split.held_out if split else frozenset(), {case.name for case in labelled}
-    seen = [case for case in store.cases if case.person not in held_out]
-    chosen = [case for case in seen if not semi.cohorts or case.dataset in semi.cohorts]
-    cases = tuple(case for case in chosen if case.name not in used)
-    if not cases and not learns_alone(semi):
-        where = f" of {', '.join(semi.cohorts)}" if semi.cohorts else ""
-        raise LabelError(
-            f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} whose labels are "
-            "used and the held-out people; use fewer labels, add exams, or leave semi out"
-        )
-    return cases
 
 
 def _opened(store: Store | Path | str) -> Store:
