@@ -260,6 +260,10 @@ def _settings(kind: str, changes: Sequence[str]) -> _Choice:
     if kind not in KINDS:
         raise SettingsError(f"annotate: unknown kind '{kind}'; {nearest(kind, KINDS)}")
     given = nested(changes)
+    if "kind" in given:
+        raise SettingsError(
+            f"annotate {kind}: kind = {given['kind']!r} among the settings; name one kind, by --kind only"
+        )
     return (
         parse(_OTHER_KINDS[kind], given, f"annotate {kind}")
         if kind in _OTHER_KINDS
