@@ -82,8 +82,9 @@ def check_study(study: Study, out: Path | None = None) -> None:
         if arm.pretext:
             recipe = study.recipe(SplitChoice()).model_copy(update={"pretrain": study.pretraining(name, seed=0)})
             pretraining_people(recipe, cohort, split)
-    if out and (out / PEOPLE).is_file():
-        _check_begun(study, out, {*set_apart(cohort)} - {*split.train, *split.validation})
+    apart = {*set_apart(cohort)} - {*split.train, *split.validation}
+    if apart and out and (out / PEOPLE).is_file():
+        _check_begun(study, out, apart)
 
 
 def build_ground(study: Study, out: Path, *, workers: int, show: Show) -> None:
