@@ -103,8 +103,8 @@ def _store(home: Path, preset: str) -> Path:
 def draw_labels() -> None:
     """One patient, labelled in part in four ways."""
     rows = []
-    for kind in ("slices", "lesions", "scribbles", "boxes"):
-        changes = {"spacing": 2.0, "lesions": {"load_ml": (8.0, 20.0)}, "sparse": {"kind": kind, "every": 8}}
+    for kind, own in {"slices": {"every": 8}, "lesions": {}, "scribbles": {}, "boxes": {}}.items():
+        changes = {"spacing": 2.0, "lesions": {"load_ml": (8.0, 20.0)}, "sparse": {"kind": kind, **own}}
         person = simulate_subject(make_recipe("ms-3t", changes), SEED)
         label = person.truth.others["sparse"].astype(np.int16)
         known = np.where(label == NOBODY_LOOKED, NOT_LOOKED, label).astype(np.int8)

@@ -269,6 +269,11 @@ def test_a_voxel_size_that_is_none(bids: Path, tmp_path: Path, fails: Fails, spa
         (["--set", "evry=8"], "annotate slices: unknown key 'evry'; did you mean 'every'?"),
         (["--set", "every=0"], "every = 0: Input should be greater than or equal to 1"),
         (["--kind", "full", "--set", "every=8"], "annotate full: unknown key 'every'"),
+        (
+            ["--kind", "boxes", "--set", "stroke_mm=5"],
+            "annotate boxes: stroke_mm = 5.0 has no effect on boxes, it is for scribbles; leave it out, or choose another kind",
+        ),
+        (["--set", "kind=boxes"], "annotate slices: kind = 'boxes' among the settings; name one kind, by --kind only"),
         (["--people", "07"], "no subject '07'"),
         (["--kind", "none", "--picture"], "leaves no label to draw"),
         (["--kind", "rater"], "no mask is called 'rater1', but masks are there called lesion"),
@@ -279,6 +284,20 @@ def test_a_label_of_a_part_that_cannot_be_made(
     bids: Path, tmp_path: Path, fails: Fails, options: list[str], message: str
 ) -> None:
     assert message in fails("cohort", "annotate", bids, tmp_path / "out", *options, unwritten=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--annotate", "boxes:stroke_mm=5"], "sparse = {'kind': 'boxes', 'stroke_mm': 5}: Value error, stroke_mm = 5.0 has no effect on boxes"),
+        (["--annotate", "slices:kind=boxes"], "--annotate slices: sparse.kind=boxes among the settings; name one kind"),
+        (["--annotate", "slices", "--set", "sparse.kind=boxes"], "--annotate slices: sparse.kind=boxes among the settings"),
+    ],
+)  # fmt: skip
+def test_a_label_of_a_part_that_cannot_be_simulated(
+    tmp_path: Path, fails: Fails, options: list[str], message: str
+) -> None:
+    assert message in fails("simulate", "ms-3t", tmp_path / "out", *options, unwritten=tmp_path / "out")
 
 
 def test_no_lesion_to_draw(bids: Path, tmp_path: Path, fails: Fails) -> None:

@@ -67,7 +67,8 @@ class Needs:
     Attributes:
         modalities: smallest number of sequences in the plan.
         labels: needs labelled cases.
-        unlabelled: needs unlabelled cases beside them.
+        unlabelled: needs unlabelled cases beside them; where there are none, cases labelled in part, whose other voxels are unlabelled.
+        whole_cases: those labelled in part do not do: it tells labelled cases from unlabelled ones.
         patch_multiple: every patch side must be a multiple of it (the encoder's own multiple is checked as well).
         batch: fewest patches in a micro-batch of one process.
         together: fewest patches in a micro-batch of all processes together; 2 where patches of all of them are told apart from each other.
@@ -78,6 +79,7 @@ class Needs:
     modalities: int = 1
     labels: bool = False
     unlabelled: bool = False
+    whole_cases: bool = False
     patch_multiple: int = 1
     batch: int = 1
     together: int = 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from oligovox.cohort.annotate import NOT_LOOKED, Sparse, chance_of, says_sparse, sparsify
+from oligovox.cohort.annotate import _USED, NOT_LOOKED, Sparse, chance_of, says_sparse, sparsify
 from oligovox.errors import CohortError, LabelError, SettingsError
 from oligovox.settings import parse
 
@@ -137,6 +137,55 @@ def test_what_cannot_be_made_sparse_is_refused() -> None:
             sparsify(np.zeros((9, 9, 6), np.uint8), rng, parse(Sparse, {"kind": kind, "slices": 7}, "x"), 1.0)
     with pytest.raises(SettingsError, match="kind = 'scribble'"):
         parse(Sparse, {"kind": "scribble"}, "annotate")
+
+
+def test_a_setting_of_another_kind_is_refused_and_what_was_resolved_is_read_again() -> None:
+    numbers = {
+        "axis": 1,
+        "every": 3,
+        "slices": 3,
+        "share": 0.5,
+        "margin_mm": 1.0,
+        "stroke_mm": 3.0,
+        "length_mm": 9.0,
+        "strokes": 2,
+        "box_mm": 1.0,
+    }
+    changed = numbers | {"background": "trusted"}
+    assert {*changed, "kind"} == {*Sparse.model_fields}
+    for kind, own in _USED.items():
+        chosen = parse(Sparse, {"kind": kind, **{key: changed[key] for key in own}}, "annotate")
+        assert parse(Sparse, chosen.model_dump(), "again") == chosen
+        frozen = chosen.model_dump() | {key: changed[key] for key in {*changed} - {*own}}
+        assert parse(Sparse, frozen, "frozen before it was refused").model_dump() == frozen
+        for key in {*changed} - {*own}:
+            with pytest.raises(SettingsError, match=f"{key} = .* has no effect on {kind}, it is for .*; leave it out"):
+                parse(Sparse, {"kind": kind, key: changed[key]}, "annotate")
+
+
+def test_every_setting_of_a_kind_changes_its_label() -> None:
+    labels = np.zeros((40, 40, 40), np.uint8)
+    for corner in (4, 16, 28):
+        labels[corner : corner + 7, corner : corner + 8, corner : corner + 9] = 1
+    other = {
+        "axis": 0,
+        "every": 3,
+        "slices": 2,
+        "share": 0.6,
+        "margin_mm": 2.0,
+        "background": "trusted",
+        "stroke_mm": 5.0,
+        "length_mm": 3.0,
+        "strokes": 4,
+        "box_mm": 5.0,
+    }
+    for kind, own in _USED.items():
+        plain = sparsify(labels, np.random.default_rng(0), parse(Sparse, {"kind": kind}, "x"), 1.0)
+        for key in own:
+            chosen = parse(Sparse, {"kind": kind, key: other[key]}, "x")
+            assert (sparsify(labels, np.random.default_rng(0), chosen, 1.0) != plain).any(), (
+                f"{key} does nothing to {kind}"
+            )
 
 
 @pytest.mark.parametrize(

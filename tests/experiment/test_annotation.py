@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,31 @@ def test_a_stopped_run_goes_on_and_a_finished_one_writes_nothing(
         experiment.annotate(phantom, out, seed=1)
     with pytest.raises(OutputError, match="holds files that are not labels made here"):
         experiment.annotate(phantom, phantom)
+
+
+@pytest.mark.parametrize("kind", ["every", "none"])
+def test_a_second_call_does_not_undo_the_first(phantom: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    experiment.annotate(phantom, out, kind=kind, people=["01", "02"])
+    before = contents(out)
+    experiment.annotate(phantom, out, kind=kind, people=["02", "01"])
+    shutil.copytree(phantom, tmp_path / "copy")
+    for mask in phantom.rglob("*_label-lesion_mask.nii.gz"):
+        shutil.copy(mask, str(mask).replace("label-lesion", "label-second"))
+    for message, call in (
+        (r"made with another mask \(lesion\)", {"mask": "second"}),
+        (r'made with other people \(\["01", "02"\]\); choose another folder, with .*cohort.tsv as', {"people": ["03"]}),
+        (r"made with other people", {"people": ["01", "02", "03"]}),
+        (r"made with other people", {"people": []}),
+        (r"made with other data \(.*phantom\)", {"data": tmp_path / "copy"}),
+        (r"made with other data", {"data": out / "cohort.tsv", "people": ["03"]}),
+    ):
+        with pytest.raises(OutputError, match=message):
+            experiment.annotate(**{"data": phantom, "out": out, "kind": kind, "people": ["01", "02"], **call})
+    assert contents(out) == before
+    third = experiment.annotate(out / "cohort.tsv", tmp_path / "third", kind=kind, people=["03"])
+    changed = [case.person for case in Cohort.load(Path(third["cohort"])).cases if case.sparse or not case.label]
+    assert changed == ["01", "02", "03"]
 
 
 def test_one_of_several_raters(phantom: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ import pytest
 import yaml
 
 from oligovox import experiment
-from oligovox.errors import SettingsError
+from oligovox.cohort.bids import read_bids
+from oligovox.cohort.manifest import Cohort
+from oligovox.errors import LabelError, RunError, SettingsError
+from oligovox.experiment import budget_ground
+from oligovox.experiment.budget_plan import read_study
+from oligovox.experiment.cohorts import together
 
 TRAINING = {"threads": 1, "tensorboard": "off", "steps": 2}
 OLD = {
@@ -66,6 +72,69 @@ def test_what_two_studies_have_in_common_is_done_once(make_phantom: Callable[...
             defined = {metric: value for metric, value in after[place]["scores"][person].items() if value is not None}
             assert {m for m, value in row.items() if value is not None} == set(defined)
             assert {m: row[m] for m in defined} == pytest.approx(defined, rel=1e-5), "six digits are kept"
+
+
+def with_test_part(phantom: Path, table: Path) -> Path:
+    """Seven people with a label; 01 to 03 are the folder's own test part, 03 has no label."""
+    cases = [replace(c, info={"part": "test"}) if c.person <= "03" else c for c in read_bids(phantom).cases]
+    Cohort(cases=tuple(replace(c, label=None) if c.person == "03" else c for c in cases)).save(table)
+    return table
+
+
+def test_nobody_of_a_test_part_is_learned_from_whoever_goes_on(
+    make_phantom: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with_test_part(make_phantom(tmp_path / "phantom", subjects=7, labelled=7, side=20), tmp_path / "parts.tsv")
+    semi = {"start": "scratch", "finetune": {"semi": {"name": "mean_teacher"}}}
+    given = {
+        "cohorts": {"parts": {"table": "parts.tsv"}}, "split": {"test": 1, "validation": 1}, "lr": [1.0e-3],
+        "arms": {"masked": OLD["masked"], "semi": semi, "sharp": OLD["sharp"]},
+    }  # fmt: skip
+    file, old = written(tmp_path / "parts.yaml", **given), tmp_path / "old"
+    with monkeypatch.context() as patch:  # killed when the store is there, and nobody is drawn yet
+        patch.setattr(budget_ground, "check_metric", lambda *_: (_ for _ in ()).throw(RunError("killed")))
+        with pytest.raises(RunError):
+            experiment.budget(file, old)
+    experiment.budget(file, old)
+    assert "3, of whom 1 tested on and 0 learned from" in " ".join(capfd.readouterr().err.split())
+    experiment.budget(file, tmp_path / "new", reuse=old)
+    experiment.budget(file, tmp_path / "alone", reuse=old / "records.jsonl")
+    for out in (old, tmp_path / "new", tmp_path / "alone"):
+        people = json.loads((out / "people.json").read_text())
+        assert {*people["test"], *people["apart"]} == {"01", "02", "03"}
+        assert {*people["validation"], *people["labels"]} == {"04", "05", "06", "07"}
+        assert {*people["order_of_draw"]["0"]} <= {*people["labels"]}
+        for result in results(out).values():
+            assert not {*result.get("people", ()), *result.get("labels", ())} & {"01", "02", "03"}
+    for model in old.glob("runs/*/*/model/model.json"):
+        assert not {*json.loads(model.read_text())["trained_on"]} & {"01", "02", "03"}
+
+    leaky = json.loads((old / "people.json").read_text())
+    leaky["labels"] += leaky.pop("apart")  # as an earlier version had it
+    (old / "people.json").write_text(json.dumps(leaky))
+    with pytest.raises(
+        SettingsError, match=r"learns from 2 people of the folder's own test part, .*choose another --out"
+    ):
+        experiment.budget(file, old)
+    with pytest.raises(SettingsError, match="the other study kept other people of the test part apart"):
+        experiment.budget(file, tmp_path / "third", reuse=old)
+    assert results(tmp_path / "third") == {}
+
+
+def test_a_cohort_of_which_all_are_a_test_part_is_not_learned_from_by_its_name(phantom: Path, tmp_path: Path) -> None:
+    with_test_part(phantom, tmp_path / "parts.tsv")
+    here, elsewhere = {"table": "parts.tsv"}, {"bids": "phantom"}
+    named = {"test": 1, "validation": 0, "labels": ["here"]}
+    file = written(tmp_path / "two.yaml", cohorts={"here": here, "else": elsewhere}, split=named, lr=[1.0e-3])
+    split = budget_ground._draw(read_study(file), together({k: c.read() for k, c in read_study(file).cohorts.items()}))
+    assert split.train == ("here_04", "here_05", "here_06")
+    whole = Cohort.load(tmp_path / "parts.tsv")
+    Cohort(cases=whole.cases[:3]).save(tmp_path / "parts.tsv")
+    with pytest.raises(LabelError, match="'here' to learn from, of which everyone labelled is in a test part"):
+        experiment.budget(file, tmp_path / "out")
 
 
 def test_another_ground_is_refused(make_phantom: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oligovox import experiment
+from oligovox import catalogue, experiment
+from oligovox.cohort.bids import read_bids
+from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split
+from oligovox.engine.checkpoint import Checkpoints, read_state
+from oligovox.engine.model import read_description
 from oligovox.errors import LabelError, SettingsError
 from oligovox.experiment.budget_plan import Study
 from oligovox.experiment.budget_tables import comparisons, kind_of
 from oligovox.experiment.prediction import load_segmentation, region_outputs
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Recipe
+from oligovox.prepare.pipeline import prepare
+from oligovox.prepare.store import Plan
 from oligovox.settings import parse
 
 SMALL = {"patch": [16, 16, 16], "training": {"steps": 2, "threads": 1, "tensorboard": "off"}}
@@ -23,6 +31,16 @@ NANO = NetworkChoice(settings={"preset": "nano"})
 
 def stage(**changes: Any) -> Finetune:
     return parse(Finetune, SMALL | {"semi": {"name": "mean_teacher"}} | changes, "test")
+
+
+def streams_of(model: Path) -> tuple[list[str], list[str]]:
+    """Names of the exams of a finished run, with their labels and without."""
+    folder = Checkpoints(model.parent / "checkpoints").find("last")
+    assert folder is not None
+    streams = read_state(folder).identity["describe"]["streams"]
+    assert [stream["use_labels"] for stream in streams.values()] == [True, False]
+    first, second = (stream["cases"] for stream in streams.values())
+    return first, second
 
 
 @pytest.fixture
@@ -41,6 +59,52 @@ def test_everybody_else_is_seen_without_a_label(store: Path, tmp_path: Path) -> 
     assert region_outputs(description.settings) is None
     made = experiment.predict(run, store, tmp_path / "predictions")
     assert made["cases"] == 5
+
+
+def test_visits_without_a_label_are_seen_whichever_labels_are_drawn(phantom: Path, tmp_path: Path) -> None:
+    """01 and 02 have a visit with a label and one without, 03 is tested, 04 validates, and 05 is kept apart: none of their visits is seen."""
+    first = [replace(case, session="1") for case in read_bids(phantom).cases if case.person < "06"]
+    visits = [*first, *(replace(case, session="2", label=None) for case in first)]
+    store = prepare(Cohort(cases=tuple(visits)), Plan(modalities=("FLAIR",)), tmp_path / "store", workers=1)
+    split = Split(train=("01", "02"), validation=("04",), test=("03",), seed=0, apart=("05",))
+    for drawn in (["01"], ["02"], ["01", "02"]):
+        run = experiment.finetune(store, tmp_path / drawn[-1], stage=stage(), network=NANO, people=drawn, split=split)
+        labelled, seen = streams_of(run)
+        assert labelled == [f"sub-{person}_ses-1" for person in drawn]
+        assert sorted(labelled + seen) == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1", "sub-02_ses-2"]
+        shutil.rmtree(tmp_path / drawn[-1])
+
+
+@pytest.fixture
+def slices(phantom: Path, tmp_path: Path) -> Path:
+    """Two people, both with every second slice."""
+    experiment.annotate(phantom, tmp_path / "slices", kind="every", changes=["every=2"])
+    cases = [case for case in Cohort.load(tmp_path / "slices" / "cohort.tsv").cases if case.person < "03"]
+    prepare(Cohort(cases=tuple(cases)), Plan(modalities=("T1w", "FLAIR")), tmp_path / "store", workers=1)
+    return tmp_path / "store"
+
+
+ALONE = "hidden_sequences"
+STRATEGIES = [name for name, entry in catalogue.entries("METHOD").items() if entry.room == "semi"]
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("adversarial", ALONE)])
+def test_exams_labelled_in_part_are_enough(slices: Path, tmp_path: Path, name: str) -> None:
+    run = experiment.finetune(slices, tmp_path / "run", stage=stage(semi={"name": name}), network=NANO)
+    assert streams_of(run) == (["sub-01", "sub-02"], ["sub-01", "sub-02"])
+    assert read_description(run).trained_on == ("01", "02")
+
+
+def test_what_tells_exams_apart_needs_some_without_any_label(slices: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="adversarial learns from exams without a label, and none is left"):
+        experiment.finetune(slices, tmp_path / "run", stage=stage(semi={"name": "adversarial"}), network=NANO)
+
+
+def test_what_needs_no_exam_without_a_label_sees_those_in_part_once(slices: Path, tmp_path: Path) -> None:
+    run = experiment.finetune(slices, tmp_path / "run", stage=stage(semi={"name": ALONE}), network=NANO)
+    folder = Checkpoints(run.parent / "checkpoints").find("last")
+    assert folder is not None
+    assert list(read_state(folder).identity["describe"]["streams"]) == ["0"]
 
 
 def test_regions_of_a_strategy_are_those_of_its_task(store: Path, tmp_path: Path) -> None:

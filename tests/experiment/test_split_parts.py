@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import yaml
 
+from oligovox import experiment
 from oligovox.cohort import bids_write, layouts
 from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, set_apart
+from oligovox.engine.model import read_description
 from oligovox.errors import LabelError, SettingsError
 from oligovox.experiment import planning
-from oligovox.experiment.people import draw, label_pool, pretraining_people
+from oligovox.experiment.people import arm_people, draw, label_pool, pretraining_people, say_apart
 from oligovox.experiment.planning_facts import facts_of_cohort
 from oligovox.experiment.planning_split import split_of
-from oligovox.experiment.recipe import Recipe, read_recipe
+from oligovox.experiment.recipe import Arm, Finetune, NetworkChoice, Recipe, read_recipe
 from oligovox.files import write_json
 from oligovox.settings import parse
 
@@ -46,7 +48,9 @@ def recipe(**split: object) -> Recipe:
 def chosen(cohort: Cohort) -> tuple[Split, str]:
     """What a plan chooses and its recipe then draws."""
     split, said = split_of(facts_of_cohort(cohort), cohort)
-    return draw(recipe(**split.model_dump()), cohort), said
+    drawn = draw(recipe(**split.model_dump()), cohort)
+    say_apart(cohort, drawn)
+    return drawn, said
 
 
 @pytest.mark.parametrize(("train", "test", "validation"), [(2, 2, 0), (4, 2, 1), (3, 1, 1), (1, 5, 0)])
@@ -100,10 +104,36 @@ def test_nobody_of_it_is_seen_before(phantom: Path) -> None:
     assert split.test in (("01",), ("02",))
     assert {*split.train} == {"04", "05"}
     assert label_pool(asked, cohort, split) == ("04", "05")
+    assert {*split.test, *split.apart} == {"01", "02", "03"}
+    adding = parse(Arm, {"start": "scratch", "also": [""]}, "an arm that adds all labelled people of this cohort")
+    assert arm_people(adding, cohort, split) == ("04", "05")
     assert pretraining_people(asked, cohort, split) == ("04", "05", "06")
     assert asked.pretrain
     seeing = asked.model_copy(update={"pretrain": asked.pretrain.model_copy(update={"transductive": True})})
     assert pretraining_people(seeing, cohort, split) == cohort.people
+
+
+def test_a_strategy_sees_nobody_of_it_in_a_run(phantom: Path, tmp_path: Path) -> None:
+    with_part(read_bids(phantom), {"01", "02", "03"}, {"03", "06"}).save(tmp_path / "parts.tsv")
+    small = {"patch": [16, 16, 16], "training": {"steps": 1, "threads": 1, "tensorboard": "off"}}
+    given = {
+        "name": "parts", "cohorts": {"parts": {"table": "parts.tsv"}}, "prepare": {"modalities": ["FLAIR"]}, "workers": 1,
+        "split": {"test": 1, "validation": 0, "labels": 1}, "network": {"settings": {"preset": "nano"}}, "pretrain": None,
+        "finetune": small | {"semi": {"name": "mean_teacher"}}, "arms": {"semi": {"start": "scratch"}}, "final": "all",
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(given))
+    done = experiment.run(tmp_path / "recipe.yaml", tmp_path / "run")
+    split = Split.load(tmp_path / "run" / "split.json")
+    assert read_description(tmp_path / "run" / "arms" / "semi" / "model").trained_on == ("04", "05", "06")
+    assert not {*split.apart} & {*read_description(Path(done["final"])).trained_on}, (
+        "the final model sees tested people"
+    )
+    assert {*split.apart, *split.test} == {"01", "02", "03"}
+    again = experiment.finetune(
+        tmp_path / "run" / "store", tmp_path / "again", stage=parse(Finetune, given["finetune"], "here"),
+        network=NetworkChoice(settings={"preset": "nano"}), labels=1, split=split,
+    )  # fmt: skip
+    assert read_description(again).trained_on == ("04", "05", "06"), "the split file holds out whom the run held out"
 
 
 def test_more_than_it_holds_are_drawn_from_the_others(phantom: Path) -> None:

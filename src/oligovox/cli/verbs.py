@@ -85,7 +85,7 @@ def simulate(
     result = experiment.simulate(
         out, preset=preset, subjects=subjects, seed=seed, labelled=labelled, page=page, real=real, masks=masks,
         workers=workers,
-        changes=(*_sparse(annotate), *change), show=bar,
+        changes=(*_sparse(annotate, change), *change), show=bar,
     )  # fmt: skip
     say(result, json)
 
@@ -365,7 +365,16 @@ def main() -> None:
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 
-def _sparse(annotate: str) -> list[str]:
-    """'lesions:share=0.5,margin_mm=3' as settings of a simulated cohort."""
+def _sparse(annotate: str, changes: list[str]) -> list[str]:
+    """'lesions:share=0.5,margin_mm=3' as settings of a simulated cohort.
+
+    Raises:
+        SettingsError: these or the other changes name a kind as well.
+    """
+    if not annotate:
+        return []
     kind, _, settings = annotate.partition(":")
-    return [f"sparse.{change}" for change in (f"kind={kind}", *words(settings))] if annotate else []
+    given = [f"sparse.{change}" for change in words(settings)]
+    if other := [change for change in (*given, *changes) if change.startswith("sparse.kind=")]:
+        raise SettingsError(f"--annotate {kind}: {other[0]} among the settings; name one kind, by --annotate only")
+    return [f"sparse.kind={kind}", *given]

@@ -17,13 +17,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy import ndimage
 
 from oligovox.errors import CohortError, LabelError
@@ -47,6 +47,17 @@ SPARSE = "sparse"
 DECLARED = "Unlabelled"
 """Key of a sidecar that says the same of a mask of any name."""
 
+_USED: Mapping[str, tuple[str, ...]] = {
+    "every": ("axis", "every"),
+    "random": ("axis", "slices"),
+    "largest": ("axis", "slices"),
+    "slices": ("axis", "every"),
+    "lesions": ("share", "margin_mm", "background"),
+    "scribbles": ("axis", "stroke_mm", "length_mm", "strokes"),
+    "boxes": ("box_mm",),
+}
+"""Kind → its settings."""
+
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 
@@ -58,7 +69,9 @@ class Sparse(Settings):
         description="every n-th slice; some slices at random; those with the largest area; every n-th and the one with the largest area; "
         "some lesions; thin strokes in lesions and background; boxes around lesions, of which only the outside is known",
     )
-    axis: int = Field(2, ge=0, le=2, description="axis across the slices, 2 = axial")
+    axis: int = Field(
+        2, ge=0, le=2, description="for slices of any choice and scribbles: axis across the slices, 2 = axial"
+    )
     every: int = Field(10, ge=1, description="for every and slices: distance between labelled slices, slices")
     slices: int = Field(5, ge=1, description="for random and largest: how many")
     share: float = Field(0.3, gt=0, le=1, description="for lesions: part of the lesions that was drawn, at least one")
@@ -74,6 +87,19 @@ class Sparse(Settings):
     length_mm: float = Field(30.0, gt=0, le=200, description="for scribbles: length of a stroke at most, mm")
     strokes: int = Field(1, ge=0, description="for scribbles: strokes of background in each slice with a lesion's")
     box_mm: float = Field(2.0, ge=0, le=50, description="for boxes: how far a box reaches beyond its lesion, mm")
+
+    @model_validator(mode="after")
+    def _of_kind(self) -> Sparse:
+        """A setting of another kind would have no effect. What spells out every key was resolved before, and is read as it stands."""
+        if self.model_fields_set == {*type(self).model_fields}:
+            return self
+        for key in sorted(self.model_fields_set - {"kind", *_USED[self.kind]}):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                kinds = [kind for kind, used in _USED.items() if key in used]
+                raise ValueError(
+                    f"{key} = {getattr(self, key)} has no effect on {self.kind}, it is for {', '.join(kinds)}; leave it out, or choose another kind"
+                )
+        return self
 
     @property
     def words(self) -> str:

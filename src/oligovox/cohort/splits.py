@@ -25,6 +25,7 @@ class Split:
         validation: people the best checkpoint is chosen on; may be empty.
         test: people nobody looks at before the end; may be empty.
         seed: what the draw was made with.
+        apart: people of the folder's own test part who are in no group; nobody learns from them either.
 
     Raises:
         CohortError: someone is listed twice, or nobody is left to train on.
@@ -34,10 +35,11 @@ class Split:
     validation: tuple[str, ...]
     test: tuple[str, ...]
     seed: int
+    apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         place: dict[str, str] = {}
-        for group in ("train", "validation", "test"):
+        for group in ("train", "validation", "test", "apart"):
             for person in getattr(self, group):
                 if person in place:
                     raise CohortError(
@@ -47,9 +49,15 @@ class Split:
         if not self.train:
             raise CohortError("split: nobody is left to train on; ask for smaller validation and test groups")
 
+    @property
+    def held_out(self) -> frozenset[str]:
+        """Everyone whom no training sees, neither with a label nor without."""
+        return frozenset({*self.test, *self.validation, *self.apart})
+
     def save(self, path: Path) -> None:
         """Write the split as JSON, atomically."""
         groups = {"train": self.train, "validation": self.validation, "test": self.test}
+        groups |= {"apart": self.apart} if self.apart else {}
         write_json(path, {"seed": self.seed, **{name: list(people) for name, people in groups.items()}})
 
     @classmethod
@@ -62,7 +70,7 @@ class Split:
         content = read_json(path)
         try:
             train, validation, test = (_names(content[group]) for group in ("train", "validation", "test"))
-            return cls(train, validation, test, int(content["seed"]))
+            return cls(train, validation, test, int(content["seed"]), _names(content.get("apart", [])))
         except (KeyError, TypeError, ValueError) as error:
             raise CohortError(
                 f"{path}: not a split ({type(error).__name__}: {error}); "

@@ -1,6 +1,6 @@
 """`oligovox cohort annotate`: labels of a part, derived from full masks and put beside them, never over them.
 
-    OUT/dataset_description.json                     kind, settings and seed; the folder belongs to them
+    OUT/dataset_description.json                     kind, settings, seed, and which masks of whom; the folder belongs to them
     OUT/sub-01/anat/sub-01_desc-sparse_dseg.nii.gz   class where somebody looked, 255 where nobody did
     OUT/sub-01/anat/sub-01_desc-sparse_dseg.json     what was done, and how much is known; written last
     OUT/desc-sparse_dseg.tsv                         names of the values, where there are several classes
@@ -14,6 +14,7 @@ one of several raters, drawn for each exam.
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -56,6 +57,16 @@ class OneRater(Settings):
         description="names of the masks; one that is there is drawn for each exam",
     )
 
+
+_OTHER = {
+    "Kind": "another kind",
+    "Settings": "other settings",
+    "Seed": "another seed",
+    "Data": "other data",
+    "Mask": "another mask",
+    "People": "other people",
+}
+"""What a folder of labels belongs to, and how a message says that it is another."""
 
 _Choice = Sparse | OneRater | _AsItIs
 _SPARSE_KINDS: tuple[str, ...] = get_args(Sparse.model_fields["kind"].annotation)
@@ -109,7 +120,14 @@ def annotate(
     cohort = read_cohort(data, mask=mask)
     chosen = _chosen(cohort, people, data)
     check_writable(out)
-    about = {"Kind": kind, "Settings": settings.model_dump(mode="json"), "Seed": seed}
+    about = {
+        "Kind": kind,
+        "Settings": settings.model_dump(mode="json"),
+        "Seed": seed,
+        "Data": str(data.resolve()),
+        "Mask": mask,
+        "People": sorted({*people}) or "everyone",
+    }
     _check_folder(out, about)
     jobs = {case.name: _Job(case, out, settings, seed) for case in chosen if isinstance(settings, Sparse)}
     for job in jobs.values():  # all of it is tried before anything is written
@@ -242,6 +260,10 @@ def _settings(kind: str, changes: Sequence[str]) -> _Choice:
     if kind not in KINDS:
         raise SettingsError(f"annotate: unknown kind '{kind}'; {nearest(kind, KINDS)}")
     given = nested(changes)
+    if "kind" in given:
+        raise SettingsError(
+            f"annotate {kind}: kind = {given['kind']!r} among the settings; name one kind, by --kind only"
+        )
     return (
         parse(_OTHER_KINDS[kind], given, f"annotate {kind}")
         if kind in _OTHER_KINDS
@@ -289,7 +311,7 @@ def _without_job(cases: Sequence[Case], kind: str, settings: _Choice, seed: int,
 
 
 def _check_folder(out: Path, about: Mapping[str, Any]) -> None:
-    """Whether the folder is new, or holds labels of this very kind."""
+    """Whether the folder is new, or holds what this very call makes; another one would take its labels out of the table."""
     description = out / "dataset_description.json"
     if not out.is_dir() or not any(out.iterdir()):
         return
@@ -297,8 +319,10 @@ def _check_folder(out: Path, about: Mapping[str, Any]) -> None:
     if not isinstance(before, dict) or before.get("Name") != _TITLE:
         raise OutputError(f"{out}: holds files that are not labels made here; choose an empty or a new folder")
     if other := [key for key, value in about.items() if before.get(key) != value]:
+        there = before.get(other[0], "not written down by an earlier version")
         raise OutputError(
-            f"{out}: holds labels made with another {other[0].lower()}; choose another folder, or remove it"
+            f"{out}: holds labels made with {_OTHER[other[0]]} ({there if isinstance(there, str | int) else json.dumps(there)}); "
+            f"choose another folder, with {out / 'cohort.tsv'} as the data to keep these labels as well, or remove it"
         )
 
 

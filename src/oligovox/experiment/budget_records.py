@@ -25,7 +25,7 @@ from typing import Any
 from oligovox.engine.checkpoint import difference
 from oligovox.errors import SettingsError
 from oligovox.experiment.budget_freeze import Frozen, frozen_versions
-from oligovox.experiment.budget_ground import Ground
+from oligovox.experiment.budget_ground import Ground, kept_apart
 from oligovox.experiment.budget_jobs import Job, jobs_of
 from oligovox.experiment.budget_plan import Study, parse_study, plain, write_study
 from oligovox.files import atomic_file, atomic_folder, read_json, write_json
@@ -46,12 +46,14 @@ class Records:
         study: as it was when the last arms were added.
         sha256: of the study as it was before its first run.
         results: place in the folder of a study → result.
+        apart: people of a test part whom it neither tested nor learned from.
         home: its folder; None where only the file is there.
     """
 
     study: Study
     sha256: str
     results: Mapping[str, dict[str, Any]]
+    apart: tuple[str, ...]
     home: Path | None
 
 
@@ -63,7 +65,9 @@ def write_records(first: Frozen, study: Study, out: Path) -> Path:
         study: as it is now.
         out: its folder.
     """
-    head = {"study": write_study(study), "frozen": first.date, "sha256": first.sha256}
+    apart = kept_apart(out)
+    head: dict[str, Any] = {"study": write_study(study), "frozen": first.date, "sha256": first.sha256}
+    head |= {"apart": apart} if apart else {}
     lines = [head, *({"place": place, "result": _packed(result)} for place, result in _finished(study, out))]
     path = out / RECORDS
     with atomic_file(path) as temporary:
@@ -81,11 +85,12 @@ def read_records(source: Path) -> Records:
         if not (versions := frozen_versions(source)):
             raise SettingsError(f"{source}: no study.yaml in it; expected the folder of a study, or its {RECORDS}")
         study = versions[-1].study
-        return Records(study, versions[0].sha256, dict(_finished(study, source)), source)
+        return Records(study, versions[0].sha256, dict(_finished(study, source)), kept_apart(source), source)
     try:
         head, *rows = (json.loads(line) for line in source.read_text(encoding="utf-8").splitlines())
         results = {str(row["place"]): _unpacked(row["result"]) for row in rows}
-        return Records(parse_study(head["study"], str(source)), str(head["sha256"]), results, None)
+        study = parse_study(head["study"], str(source))
+        return Records(study, str(head["sha256"]), results, tuple(head.get("apart", ())), None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{source}: cannot be read as the records of a study ({type(error).__name__}); expected the folder of a study, "
@@ -118,34 +123,39 @@ def take_over(records: Records, study: Study, ground: Ground, out: Path) -> int:
     """Write the results that the other study has and this one lacks; how many.
 
     Raises:
-        SettingsError: a run has other people under the same name.
+        SettingsError: a piece of work has other people under the same name, or the other study learned from people who are kept apart in this
+            one; nothing is written then.
     """
+    if records.apart != ground.split.apart:
+        raise SettingsError("--reuse: the other study kept other people of the test part apart; leave --reuse out")
     arms = {name for name, arm in study.arms.items() if records.study.arms.get(name) == arm}
-    count = 0
-    for job in jobs_of(study, study.runs):
-        place = job.result.as_posix()
-        result = records.results.get(place)
-        if result is None or job.arm not in arms or (out / place).exists():
-            continue
+    common = [job for job in jobs_of(study, study.runs) if job.arm in arms and job.result.as_posix() in records.results]
+    missing = {job: records.results[job.result.as_posix()] for job in common if not (out / job.result).exists()}
+    for job, result in missing.items():
         _check_people(job, result, study, ground)
+    count = 0
+    for job, result in missing.items():
         if job.kind == "pretrain":
             if not records.home or not (records.home / job.folder / "model").is_dir():
                 continue
             with atomic_folder(out / job.folder / "model") as temporary:
                 shutil.copytree(records.home / job.folder / "model", temporary, dirs_exist_ok=True)
-        write_json(out / place, {TAKEN: records.sha256[:12], **result})
+        write_json(out / job.result, {TAKEN: records.sha256[:12], **result})
         count += 1
     return count
 
 
 def _check_people(job: Job, result: Mapping[str, Any], study: Study, ground: Ground) -> None:
-    run = job.run
-    if run is None:
-        return
-    asked = (list(ground.labels(study, run.count, run.draw)), sorted(ground.split.test))
-    if asked != (list(result.get("labels", ())), sorted(result.get("scores", ()))):
+    if job.kind == "pretrain":
+        same = ground.pretraining(study, study.pretraining(job.arm, seed=job.seed)) == tuple(result.get("people", ()))
+    else:
+        count, draw = (job.run.count, job.run.draw) if job.run else (study.tune.count, study.tune.draw)
+        same = ground.labels(study, count, draw) == tuple(result.get("labels", ()))
+        scored, judged = ("scores", ground.split.test) if job.run else ("validation", ground.split.validation)
+        same &= "diverged" in result or sorted(judged) == sorted(result.get(scored, ()))
+    if not same:
         raise SettingsError(
-            f"--reuse: {job.folder} of the other study labelled or tested other people than this one would; leave --reuse out"
+            f"--reuse: {job.folder} of the other study learned from or tested other people than this one would; leave --reuse out"
         )
 
 

@@ -165,6 +165,7 @@ def _people(study: Study, ground: Ground) -> dict[str, int]:
         "validation": len(split.validation),
         "labels that may be drawn": len(split.train),
     }
+    people |= {"kept apart": len(split.apart)} if split.apart else {}
     seen = [
         len(ground.pretraining(study, study.pretraining(n, seed=0))) for n, arm in study.arms.items() if arm.pretext
     ]

@@ -80,7 +80,7 @@ def budget(
     asked = read_study(Path(study), tuple(changes))
     check_freeze(asked, out)
     check_writable(out)
-    check_study(asked)
+    check_study(asked, out)
     records = read_records(Path(reuse)) if reuse else None
     if records:
         check_records(records, asked)

@@ -16,7 +16,7 @@ from oligovox.engine.log import read_log, say
 from oligovox.errors import LabelError
 from oligovox.experiment.people import final_people
 from oligovox.experiment.recipe import Recipe
-from oligovox.experiment.training import learns_alone
+from oligovox.experiment.training import learns_alone, needs_of
 from oligovox.experiment.verbs import finetune
 from oligovox.prepare.store import Store
 
@@ -41,9 +41,12 @@ def check_final(recipe: Recipe, cohort: Cohort, split: Split) -> None:
     """
     if recipe.final != "all" or not (semi := recipe.finetune.semi) or learns_alone(semi):
         return
-    of_strategy = [case for case in cohort.cases if not semi.cohorts or case.dataset in semi.cohorts]
+    whole = needs_of(semi).whole_cases
+    seen = [case for case in cohort.cases if case.person not in split.apart]
+    of_strategy = [case for case in seen if not semi.cohorts or case.dataset in semi.cohorts]
     for name, arm in recipe.arms.items():
-        if {case.person for case in of_strategy} <= {*final_people(arm, recipe, cohort, split)}:
+        used = {*final_people(arm, recipe, cohort, split)}
+        if all(case.label and case.person in used and (whole or not case.sparse) for case in of_strategy):
             raise LabelError(
                 f"final: all leaves {semi.name} no exam without a label, if arm {name} is the best; add exams, leave semi out, or leave final out"
             )
@@ -78,6 +81,7 @@ def train_final(recipe: Recipe, cohort: Cohort, split: Split, store: Store, star
         network=recipe.network,
         start=start if recipe.arms[name].start == "pretrain" else None,
         people=people,
+        split=Split(people, (), (), split.seed, apart=split.apart),
     )
 
 

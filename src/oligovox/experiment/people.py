@@ -1,4 +1,4 @@
-"""Who is in a run: held-out people, whose labels each arm uses, whose images pre-training sees."""
+"""Who is in a run: held-out people, whose labels each arm uses, whose images pre-training and strategies see."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, draw_split, first_drawn, nested_budgets, set_apart
 from oligovox.engine.log import say
 from oligovox.errors import CohortError, LabelError
-from oligovox.experiment.recipe import Arm, Recipe
+from oligovox.experiment.recipe import Arm, Recipe, Semi
+from oligovox.experiment.training import learns_alone, needs_of
+from oligovox.prepare.store import Store, StoredCase
 
 
 def draw(recipe: Recipe, cohort: Cohort) -> Split:
     """Test and validation people as the recipe says; `train` are the people whose labels are used.
 
-    Who is labelled in part is trained on only. People of the folder's own test part are tested first, and are in no other group unless named.
+    Who is labelled in part is trained on only. People of the folder's own test part are tested first, and are in no other group unless named;
+    those who are not tested are `apart`.
 
     Raises:
         CohortError: someone named is not in the cohort.
@@ -65,14 +68,14 @@ def draw(recipe: Recipe, cohort: Cohort) -> Split:
         train = nested_budgets(drawn.train, [choice.labels], recipe.seed)[choice.labels] if choice.labels else ()
     else:
         train = choice.labels
-    _say_apart(cohort, test, train)
-    return Split(train=tuple(train), validation=tuple(validation), test=tuple(test), seed=recipe.seed)
+    rest = sorted({*set_apart(cohort)} - {*train, *validation, *test})
+    return Split(tuple(train), tuple(validation), tuple(test), recipe.seed, apart=tuple(rest))
 
 
-def _say_apart(cohort: Cohort, test: Sequence[str], train: Sequence[str]) -> None:
+def say_apart(cohort: Cohort, split: Split) -> None:
     """One line where the folder has a test part of its own."""
     if apart := set_apart(cohort):
-        tested, used = (len({*apart} & {*people}) for people in (test, train))
+        tested, used = (len({*apart} & {*people}) for people in (split.test, split.train))
         say(
             f"split: people in the test part of {cohort.name}: {len(apart)}, of whom {tested} tested on and {used} learned from"
         )
@@ -80,10 +83,9 @@ def _say_apart(cohort: Cohort, test: Sequence[str], train: Sequence[str]) -> Non
 
 def label_pool(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
     """Labelled people that are neither tested nor validated on, nor of the folder's own test part."""
-    held_out = {*split.test, *split.validation, *set_apart(cohort)}
     if not isinstance(recipe.split.labels, int):
         return tuple(recipe.split.labels)
-    return tuple(sorted({case.person for case in cohort.labelled} - held_out))
+    return tuple(sorted({case.person for case in cohort.labelled} - split.held_out))
 
 
 def budget_sizes(pool: int, used: int) -> list[int]:
@@ -101,7 +103,7 @@ def pretraining_people(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[st
     assert stage is not None
     allowed = {c.person for c in cohort.cases if not stage.cohorts or not c.dataset or c.dataset in stage.cohorts}
     if not stage.transductive:
-        allowed -= {*split.test, *split.validation, *(set(set_apart(cohort)) - {*split.train})}
+        allowed -= split.held_out
     if not stage.share_labelled:
         allowed -= set(split.train)
     if not allowed:
@@ -111,6 +113,31 @@ def pretraining_people(recipe: Recipe, cohort: Cohort, split: Split) -> tuple[st
     return tuple(sorted(allowed))
 
 
+def seen_unlabelled(
+    store: Store, semi: Semi, labelled: Sequence[StoredCase], split: Split | None
+) -> tuple[StoredCase, ...]:
+    """Exams that a strategy sees without a label: of everyone who is not held out, those whose labels are not used.
+
+    Where there are none, and the strategy can do with it, those labelled in part: they are shown a second time, as if nobody had labelled them.
+
+    Raises:
+        LabelError: there are neither, and the strategy learns from nothing else, or cohorts were named.
+    """
+    seen = [case for case in store.cases if not (split and case.person in split.held_out)]
+    chosen, used = [c for c in seen if not semi.cohorts or c.dataset in semi.cohorts], {case.name for case in labelled}
+    cases = tuple(case for case in chosen if case.name not in used)
+    if cases or learns_alone(semi):
+        return cases
+    partly = () if needs_of(semi).whole_cases else tuple(case for case in chosen if case.sparse)
+    if not partly:
+        where = f" of {', '.join(semi.cohorts)}" if semi.cohorts else ""
+        raise LabelError(
+            f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} whose labels are "
+            "used and the held-out people; use fewer labels, add exams, or leave semi out"
+        )
+    return partly
+
+
 def final_people(arm: Arm, recipe: Recipe, cohort: Cohort, split: Split) -> tuple[str, ...]:
     """Whose labels the final model of an arm uses: the arm's, those that the label budget left out, and those of held-out people."""
     pool = label_pool(recipe, cohort, split)
@@ -118,6 +145,6 @@ def final_people(arm: Arm, recipe: Recipe, cohort: Cohort, split: Split) -> tupl
 
 
 def arm_people(arm: Arm, cohort: Cohort, split: Split) -> tuple[str, ...]:
-    """Whose labels an arm uses: those of the split, and all of the cohorts the arm adds."""
+    """Whose labels an arm uses: those of the split, and all of the cohorts the arm adds but for held-out people."""
     added = {case.person for case in cohort.labelled if case.dataset in arm.also}
-    return tuple(sorted({*split.train, *added} - {*split.test, *split.validation}))
+    return tuple(sorted({*split.train, *added} - split.held_out))

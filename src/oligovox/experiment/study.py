@@ -33,7 +33,7 @@ from oligovox.experiment.cohorts import Show, planned, quiet, together
 from oligovox.experiment.collect import collect
 from oligovox.experiment.final import check_final, train_final
 from oligovox.experiment.pairs import Pair
-from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people
+from oligovox.experiment.people import arm_people, budget_sizes, draw, label_pool, pretraining_people, say_apart
 from oligovox.experiment.prediction import predict_cases
 from oligovox.experiment.recipe import Arm, Recipe, read_recipe, write_recipe
 from oligovox.experiment.scoring import check_grids, score_pairs
@@ -110,6 +110,7 @@ def _claim(recipe: Recipe, out: Path, show: Show) -> tuple[Cohort, Split]:
     to_come = {name: planned(c.simulate.subjects, c.mask) for name, c in recipe.cohorts.items() if c.simulate}
     everyone = together({name: (given | to_come)[name] for name in recipe.cohorts})
     split = draw(recipe, everyone)
+    say_apart(everyone, split)
     if recipe.pretrain:
         pretraining_people(recipe, everyone, split)
     check_final(recipe, everyone, split)

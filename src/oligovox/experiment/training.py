@@ -21,7 +21,7 @@ from oligovox.experiment.needs import augmentation_of, check_built, fewest
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Patch, Semi, Stage
 from oligovox.experiment.shrinking import Limits, Size, until_it_fits
 from oligovox.files import sweep
-from oligovox.method import Method
+from oligovox.method import Method, Needs
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.transfer import TransferReport, transfer
 from oligovox.prepare.store import Plan, Store
@@ -92,7 +92,13 @@ def of_finetuning(stage: Finetune, labels: Mapping[str, int] | None = None) -> t
 
 def learns_alone(semi: Semi) -> bool:
     """Whether a strategy can do without exams without a label; where cohorts of them are named, they are wanted."""
-    return not (semi.cohorts or catalogue.load("METHOD", semi.name).METHOD.needs.unlabelled)
+    return not (semi.cohorts or needs_of(semi).unlabelled)
+
+
+def needs_of(semi: Semi) -> Needs:
+    """What a strategy asks of the data."""
+    needs: Needs = catalogue.load("METHOD", semi.name).METHOD.needs
+    return needs
 
 
 def check(method: str, settings: Mapping[str, Any], network: NetworkChoice, stage: Stage, plan: Plan) -> Method[Any]:

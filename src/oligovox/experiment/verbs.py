@@ -21,10 +21,11 @@ from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
 from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
+from oligovox.experiment.people import seen_unlabelled
 from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.realism import realism_page
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, Semi, nested
-from oligovox.experiment.training import Job, learns_alone, model_folder, of_finetuning, start_network, train
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
+from oligovox.experiment.training import Job, model_folder, of_finetuning, start_network, train
 from oligovox.files import check_writable
 from oligovox.infer.window import predict_case
 from oligovox.metrics.overlap import dice
@@ -149,7 +150,7 @@ def pretrain(
         out: run folder: checkpoints/, log.jsonl, model/.
         stage: method, patch, batch, schedule; None: the defaults.
         network: the encoder; None: the default.
-        people: whose images are seen; None: everyone, without the test and validation people of `split`.
+        people: whose images are seen; None: everyone, without those whom `split` holds out.
         split: who is held out.
 
     Returns:
@@ -161,7 +162,7 @@ def pretrain(
     out = Path(out)
     store, stage = _opened(store), stage or Pretrain()
     if people is None:
-        people = [person for person in store.people if split is None or person not in (*split.test, *split.validation)]
+        people = [person for person in store.people if split is None or person not in split.held_out]
     check_writable(out)
     job = Job(
         method=stage.method,
@@ -194,7 +195,7 @@ def finetune(
         stage: patch, batch, schedule; None: the defaults.
         network: the encoder; None: that of `start`, or the default.
         start: pre-trained run or model folder; None: from scratch.
-        people: whose labels are used; None: everyone labelled, without the test and validation people of `split`.
+        people: whose labels are used; None: everyone labelled, without those whom `split` holds out.
         labels: use so many of them, a nested draw by the training's seed; None: all.
         split: who is held out; the best checkpoint is chosen by Dice on its validation people, without any the last is kept.
         tensors: say what became of each tensor of the start.
@@ -209,8 +210,7 @@ def finetune(
     out, start = Path(out), Path(start) if start else None
     store, stage = _opened(store), stage or Finetune()
     if people is None:
-        unused = {*split.test, *split.validation} if split else set()
-        people = sorted({case.person for case in store.labelled} - unused)
+        people = sorted({case.person for case in store.labelled} - (split.held_out if split else set()))
     cases = tuple(case for case in store.of(people) if case.labelled)
     if not cases or len(people) < (labels or 0):
         raise LabelError(
@@ -229,7 +229,7 @@ def finetune(
     if seen:
         say(f"{start} has seen images of {len(seen)} test people, first {min(seen)}: this run is transductive")
     streams = [Stream(cases, stage.batch, "lesion", stage.lesion_share)]
-    if stage.semi and (more := _unlabelled(store, stage.semi, people, split)):
+    if stage.semi and (more := seen_unlabelled(store, stage.semi, cases, split)):
         streams.append(Stream(more, stage.semi.batch, use_labels=False))
     method, settings = of_finetuning(stage, store.labels)
     job = Job(
@@ -247,25 +247,6 @@ def finetune(
         watched=tuple(case.name for case, _ in watched),
     )
     return train(job, store, out, validate=_validator(watched, store.plan, job) if watched else None)
-
-
-def _unlabelled(store: Store, semi: Semi, labelled: Sequence[str], split: Split | None) -> tuple[StoredCase, ...]:
-    """Exams that a strategy sees without a label: of everyone who is neither held out nor among those whose labels are used.
-
-    Raises:
-        LabelError: there are none, and the strategy learns from nothing else, or cohorts were named.
-    """
-    other = {*labelled, *(split.test if split else ()), *(split.validation if split else ())}
-    cases = tuple(
-        case for case in store.cases if case.person not in other and (not semi.cohorts or case.dataset in semi.cohorts)
-    )
-    if not cases and not learns_alone(semi):
-        where = f" of {', '.join(semi.cohorts)}" if semi.cohorts else ""
-        raise LabelError(
-            f"{store.root}: {semi.name} learns from exams without a label, and none{where} is left beside the {len(labelled)} labelled and "
-            "the held-out people; use fewer labels, add exams, or leave semi out"
-        )
-    return cases
 
 
 def _opened(store: Store | Path | str) -> Store:

@@ -62,7 +62,7 @@ class Views:
 class Adversarial(Method[Views]):
     """The supervised task and a discriminator, which stays behind."""
 
-    needs = Needs(labels=True, unlabelled=True)
+    needs = Needs(labels=True, unlabelled=True, whole_cases=True)
 
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
