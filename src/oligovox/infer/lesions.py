@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oligovox.errors import RunError
+from oligovox.infer.window import FLIPS
 from oligovox.prepare.lesion_store import LesionPlan, StoredLesion
 from oligovox.sample.batch import Batch
 from oligovox.sample.lesions import lesion_batch
@@ -33,8 +34,7 @@ class Mirrored:
 
     def __call__(self, image: Tensor, present: Tensor, *lesion: Tensor) -> Tensor:
         """As the classifier."""
-        flips = [axes for n in range(4) for axes in combinations((-3, -2, -1), n)]
-        logits = [self.network(image.flip(axes), present, *(mask.flip(axes) for mask in lesion)) for axes in flips]
+        logits = [self.network(image.flip(axes), present, *(mask.flip(axes) for mask in lesion)) for axes in FLIPS]
         return torch.stack(logits).mean(0)
 
 

@@ -29,6 +29,10 @@ Network = Callable[[Tensor, Tensor], Tensor]
 """(image (b, m, x, y, z), present (b, m)) → logits (b, C, x, y, z)."""
 
 
+FLIPS: list[tuple[int, ...]] = [axes for n in range(4) for axes in combinations((-3, -2, -1), n)]
+"""The axes of each of the 8 mirror images, that of none first."""
+
+
 def predict_case(
     network: Network,
     case: StoredCase,
@@ -65,7 +69,7 @@ def predict_case(
     device = torch.device(device) if device is not None else _device_of(network)
     box = bounding_box(case.foreground())
     present = torch.tensor(case.present, device=device)
-    flips = [axes for n in range(4) for axes in combinations((2, 3, 4), n)] if mirror else [()]
+    flips = FLIPS if mirror else FLIPS[:1]
 
     def answer(windows: Tensor, axes: tuple[int, ...]) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
