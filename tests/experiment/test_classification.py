@@ -29,7 +29,7 @@ from oligovox.experiment import classification
 from oligovox.experiment.classification_page import lesion_views
 from oligovox.experiment.classification_recipe import Classify, PretrainLesions, cpu_size
 from oligovox.experiment.lesion_cohorts import read_exams
-from oligovox.experiment.recipe import Finetune, NetworkChoice, nested
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, nested
 from oligovox.files import read_json, read_tsv, write_json, write_tsv
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
@@ -790,6 +790,13 @@ def test_from_images_alone(run: Path, bids: Path, tmp_path: Path) -> None:
     assert done["exams"] == 2
     source = read_json(tmp_path / "out" / "lesions" / "cases" / "sub-01" / "case.json")["sources"]["label"]
     assert Path(source).is_relative_to((tmp_path / "out" / "segmentation").absolute())
+    sidecar = tmp_path / "out" / "segmentation" / "sub-01" / "anat" / "sub-01_label-lesion_mask.json"
+    before = read_json(sidecar)
+    experiment.classify_predict(
+        run, bids, tmp_path / "out", segmenter=tmp_path / "seg", people=["01", "02"], page=False, workers=1,
+        options=Predict(overlap=0.25),
+    )  # fmt: skip
+    assert read_json(sidecar) != before  # predicted anew, with other windows
 
 
 def test_the_command_line(

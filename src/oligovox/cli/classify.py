@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oligovox.cli.options import Json, Out, Set, Workers, bar, say, schedule, words
+from oligovox.cli.options import Json, Out, Overlap, Set, Workers, bar, say, schedule, words
 from oligovox.errors import SettingsError
 
 app = typer.Typer(
@@ -120,18 +120,23 @@ def predict(
         str, typer.Option(help="Of the QSM files: ppb, ppm, or auto: by the sidecar, else guessed from the values.")
     ] = "auto",
     page: Annotated[bool, typer.Option(help="Also draw classify.html.")] = True,
+    overlap: Overlap = None,
     workers: Workers = 2,
     json: Json = False,
 ) -> None:
     """Classify the lesions of new patients on their own grid; with --segment from the images alone."""
     from oligovox import experiment
+    from oligovox.experiment.recipe import Predict
 
     if segment and masks:
         raise SettingsError("--segment predicts the masks that --masks gives; choose one of them")
+    if overlap is not None and not segment:
+        raise SettingsError("--overlap is of the windows of --segment; name a segmentation model, or leave it out")
+    options = None if overlap is None else Predict(overlap=overlap)
     result = experiment.classify_predict(
         run, data, out,
-        segmenter=segment, masks=masks, mask=mask, people=words(people), qsm_units=qsm_units, page=page, workers=workers,
-        show=bar,
+        segmenter=segment, masks=masks, mask=mask, people=words(people), qsm_units=qsm_units, page=page, options=options,
+        workers=workers, show=bar,
     )  # fmt: skip
     if not json:
         del result["files"]

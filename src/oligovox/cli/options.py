@@ -28,6 +28,14 @@ Labels = Annotated[
     typer.Option(help="Value of a class in the label files, as lesion=1 (repeatable); default: as the folder says."),
 ]
 Fusion = Annotated[str | None, typer.Option(help="How sequences meet in the network: early (default) or stems.")]
+Overlap = Annotated[
+    float | None,
+    typer.Option(
+        help="Of neighbouring windows of the segmentation, share of a side; default: 0.5; 0.25 takes less than half of the time.",
+        min=0,
+        max=0.99,
+    ),
+]
 Workers = Annotated[int, typer.Option(help="Worker processes.", min=1)]
 
 

@@ -17,6 +17,7 @@ from oligovox.cli.options import (
     Labels,
     Layout,
     Out,
+    Overlap,
     Sequence,
     Set,
     Workers,
@@ -233,6 +234,7 @@ def predict(
     people: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
     mirror: Annotated[bool, typer.Option(help="Average over the eight mirror images (8 times slower).")] = False,
     probabilities: Annotated[bool, typer.Option(help="Also write probability maps.")] = False,
+    overlap: Overlap = None,
     losses: Annotated[
         Path | None,
         typer.Option(help="subsets.json of `evaluate --subsets` about this model: what missing sequences cost."),
@@ -243,7 +245,8 @@ def predict(
     from oligovox import experiment
     from oligovox.experiment.recipe import Predict
 
-    options = Predict(mirror=mirror, save_probabilities=probabilities)
+    of_windows = {} if overlap is None else {"overlap": overlap}
+    options = Predict(mirror=mirror, save_probabilities=probabilities, **of_windows)
     result = experiment.predict(model, data, out, people=words(people), options=options, losses=losses, show=bar)
     if not json:
         del result["files"]

@@ -30,6 +30,7 @@ from oligovox.experiment.classification_recipe import FORMAT
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.lesion_cohorts import NONE, read_exams, say_guessed_units
 from oligovox.experiment.radiomics_forest import FOREST, RadiomicsForest, lesion_rows
+from oligovox.experiment.recipe import Predict
 from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import predict
 from oligovox.files import check_writable, read_json, write_tsv
@@ -54,6 +55,7 @@ def classify_predict(
     people: Sequence[str] = (),
     qsm_units: str = "auto",
     page: bool = True,
+    options: Predict | None = None,
     workers: int = 2,
     hardware: Hardware | None = None,
     show: Show = quiet,
@@ -73,6 +75,7 @@ def classify_predict(
         people: only these; empty: everyone.
         qsm_units: of these exams' QSM, whatever those of the training had: auto (by the sidecar, else guessed from the values, and said), ppb or ppm.
         page: also draw classify.html.
+        options: sliding window of the segmenter; None: the defaults.
         workers: processes that prepare and cut.
         hardware: device, precision, threads; None: what there is.
         show: progress.
@@ -92,7 +95,9 @@ def classify_predict(
     (out / "classify.html").unlink(missing_ok=True)  # of an earlier call, maybe of other people
     given: Path | dict[str, Path] | None = Path(masks) if masks else None
     if segmenter:
-        made = predict(segmenter, data, out / "segmentation", people=people, workers=workers, show=show)
+        made = predict(
+            segmenter, data, out / "segmentation", people=people, options=options, workers=workers, hardware=hardware, show=show
+        )  # fmt: skip
         given = {name: Path(path) for name, path in made["files"].items()}
     exams = read_exams(data, masks=given, mask=mask, grades=NONE, people=people)
     store = extract_lesions(exams, plan, out / "lesions", workers=workers, progress=show("extract"), empty_ok=True)

@@ -19,6 +19,7 @@ from oligovox.cohort.manifest import Cohort
 from oligovox.cohort.splits import Split, nested_budgets
 from oligovox.engine.log import say
 from oligovox.engine.model import ModelDescription, read_description
+from oligovox.engine.runtime import Hardware
 from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.people import seen_unlabelled
@@ -281,6 +282,7 @@ def predict(
     options: Predict | None = None,
     losses: Path | str | None = None,
     workers: int = 2,
+    hardware: Hardware | None = None,
     show: Show = quiet,
 ) -> dict[str, Any]:
     """Predict every case of `data` on its own grid, as BIDS derivatives.
@@ -293,6 +295,7 @@ def predict(
         options: sliding window; None: the defaults.
         losses: subsets.json that `evaluate` wrote about this model: what to expect where sequences are missing; None: the model folder's own, if any.
         workers: processes that prepare.
+        hardware: device, precision, threads; None: what there is.
         show: progress.
 
     Raises:
@@ -305,7 +308,7 @@ def predict(
     check_writable(out)
     cases = _prepared(data, description, people, out, workers, show)
     beside = Path(losses) if losses else None
-    written = predict_cases(model, cases, out, options or Predict(), show("predict"), losses=beside)
+    written = predict_cases(model, cases, out, options or Predict(), show("predict"), hardware, losses=beside)
     return {
         "predictions": str(out),
         "cases": len(written),
