@@ -39,9 +39,15 @@ ENCODERS = {"bm_mae": NetworkChoice(name="vit", settings={"width": 48, "depth": 
 SETTINGS = {"frodo": {"primary": "T1w"}}  # there is no QSM
 
 
-def pretexts():
-    """Their names, found by folder."""
-    return [entry.name for entry in entries("METHOD").values() if entry.room == "pretext"]
+def methods(room):
+    """Names of the methods of pretext/, semi/ or tasks/, found by folder."""
+    return [entry.name for entry in entries("METHOD").values() if entry.room == room]
+
+
+def streams_of(name, cases):
+    """What a micro-batch is made of: as in training, a strategy sees as many patches without a label beside the labelled ones."""
+    labelled = Stream(cases, BATCH)
+    return (labelled, Stream(cases, BATCH, use_labels=False)) if name in methods("semi") else (labelled,)
 
 
 def encoder_of(method):
@@ -64,7 +70,7 @@ class Steps:
         self.method.train()
         self.optimizer = build_optimizer(self.method, training)
         self.side = side_of(self.method)
-        source = PatchSource(store.plan, (Stream(store.cases, BATCH),), (self.side,) * 3, 0)
+        source = PatchSource(store.plan, streams_of(name, store.cases), (self.side,) * 3, 0)
         self.batches = [source.batch(number, 0).to(runtime.device) for number in range(BATCHES)]
 
     def __call__(self):
@@ -123,7 +129,7 @@ def in_a_process(name, folder):
     command = [sys.executable, __file__, "--method", name, str(folder), *(["--quick"] if QUICK else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"bench_pretexts: {name} failed\n{done.stderr}")
+        raise SystemExit(f"{name} failed\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -134,14 +140,15 @@ def unusual(found):
     return f" ({', '.join(said)})" if said else ""
 
 
-def main():
+def main(file, names):
+    """Measure these methods beside segmentation, and write what was found beside `file`."""
     results, raw, rows, lines = {}, {}, [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         simulate(folder / "cohort", subjects=2, workers=1, changes=["spacing=2.0"])
         prepare(folder / "cohort", folder / "store", modalities=MODALITIES, spacing=(2.0, 2.0, 2.0), workers=1)
         progress("two people simulated and prepared")
-        for method in (YARDSTICK, *(pretexts()[:3] if QUICK else pretexts())):
+        for method in (YARDSTICK, *(names[:3] if QUICK else names)):
             found = in_a_process(method, folder / "store")
             raw[method], results[method] = found.pop("times"), found
             speed = "{ratio:.2f} ({low:.2f} … {high:.2f})".format(**found["speed"])
@@ -157,7 +164,7 @@ def main():
     settings = {"network": "resenc tiny", "modalities": MODALITIES, "patch": SIDE, "batch": BATCH, "threads": 1,
                 "precision": yardstick["precision"], "batches": BATCHES, "steps": ROUNDS, "steps_before_the_peak": ALONE}  # fmt: skip
     clock = "cpu of one thread; ratio of the medians of four steps, lowest and highest four; memory once, in MB of 10⁶ bytes"
-    write(__file__, clock=clock, settings=settings, raw=raw, results=results, headlines=lines)
+    write(file, clock=clock, settings=settings, raw=raw, results=results, headlines=lines)
 
 
 if __name__ == "__main__":
@@ -165,4 +172,4 @@ if __name__ == "__main__":
         at = sys.argv.index("--method")
         print(json.dumps(measure(sys.argv[at + 1], Store.open(Path(sys.argv[at + 2])))))
     else:
-        main()
+        main(__file__, methods("pretext"))

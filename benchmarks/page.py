@@ -6,7 +6,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "reference" / "benchmarks.md"
-ORDER = ("loop", "waiting", "patches", "augment", "window", "memory", "networks", "pretexts", "gpu")
+ORDER = ("loop", "waiting", "patches", "augment", "window", "memory", "networks", "pretexts", "strategies", "gpu")
 HEAD = """# Benchmarks
 
 <!-- Written by benchmarks/page.py from the scripts and their JSON: do not edit. -->

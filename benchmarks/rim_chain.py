@@ -1,6 +1,6 @@
 """From a patient's images to rims: what predicted lesion masks lose against true ones, and how long a patient takes → rim_chain.json beside this file.
 
-    OMP_NUM_THREADS=1 python benchmarks/rim_chain.py --rims FOLDER_OF_STUDY_RIMS --out FOLDER
+    OMP_NUM_THREADS=2 python benchmarks/rim_chain.py --rims FOLDER_OF_STUDY_RIMS --out FOLDER
 
 Needs `study_rims.py --cohort shape` with its people for development (who teach where lesions are) and its arm FRODO (which says what they are). The
 patients are others of the same kind, of seed 1713, all with a propensity to rims. Simulated people; nothing here is clinical.
@@ -18,7 +18,7 @@ from oligovox.engine.fit import Training
 from oligovox.engine.runtime import Hardware
 from oligovox.experiment import classify_extract, classify_predict
 from oligovox.experiment.classification_scores import classify_evaluate
-from oligovox.experiment.recipe import Finetune, NetworkChoice
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict
 from oligovox.experiment.verbs import finetune, prepare, simulate
 from oligovox.files import read_json, read_tsv, write_json
 from oligovox.metrics.protocols.prl import MAIN
@@ -30,6 +30,7 @@ PATIENTS, SEED = 12, 1713
 SEQUENCES = ("FLAIR", "QSM")
 LEAST_MM3 = LesionPlan().lesions.min_volume_mm3
 STEPS, LR, PATCH = 1000, 9e-3, (32, 32, 32)
+WINDOWS, THREADS = Predict(overlap=0.25), 2
 SIMULATED = ("sequences=[FLAIR,QSM]", "rims.people=1", "rims.share=[0.15,0.35]", *GROUNDS["shape"].changes)
 """All of them have a propensity to rims: of eight people of the preset two had rims, seven in all, which says nothing."""
 
@@ -44,13 +45,13 @@ def segmenter(rims, out):
 
 
 def asked(run, people, out, *, masks_from=None):
-    """Classify every patient, one by one as a clinic would; seconds of each."""
+    """Classify every patient, one by one as a clinic would, on two cores; seconds of each."""
     seconds = []
     for number in range(1, PATIENTS + 1):
         begun = time.perf_counter()
         classify_predict(
             run, people, out / f"{number:03d}",
-            segmenter=masks_from, people=[f"{number:03d}"], page=False, workers=1, hardware=Hardware(threads=1),
+            segmenter=masks_from, people=[f"{number:03d}"], page=False, workers=1, options=WINDOWS, hardware=Hardware(threads=THREADS),
         )  # fmt: skip
         seconds.append(round(time.perf_counter() - begun, 2))
     return seconds
@@ -58,7 +59,7 @@ def asked(run, people, out, *, masks_from=None):
 
 def found(run, people, out, segment):
     """Scores of all patients with these masks, and what of their rims the masks miss."""
-    said = classify_predict(run, people, out / "all", segmenter=segment, page=False, workers=1)
+    said = classify_predict(run, people, out / "all", segmenter=segment, page=False, workers=1, options=WINDOWS)
     masks = out / "all" / "segmentation" if segment else None
     cut = classify_extract(people, out / "graded", masks=masks, workers=1)
     classify_evaluate(out / "all", out / "scores", lesions=out / "graded")
@@ -105,7 +106,7 @@ def main():
     model = segmenter(chosen.rims.resolve(), out)
     progress("masks")
     result = {
-        "command": "OMP_NUM_THREADS=1 python benchmarks/rim_chain.py --rims FOLDER --out FOLDER", "machine": machine(), "versions": versions(), "patients": PATIENTS,
+        "command": "OMP_NUM_THREADS=2 python benchmarks/rim_chain.py --rims FOLDER --out FOLDER", "machine": machine(), "versions": versions(), "patients": PATIENTS, "overlap": WINDOWS.overlap, "threads": THREADS,
         "true_masks": found(run, people, out / "true", None), "predicted_masks": found(run, people, out / "predicted", model),
     }  # fmt: skip
     for name, masks in (("true_masks", None), ("predicted_masks", model)):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench_pretexts import encoder_of, pretexts
+from bench_pretexts import encoder_of, methods
 from common import QUICK, machine, progress, versions
 from oligovox.engine.checkpoint import Checkpoints, load_weights
 from oligovox.engine.fit import Training
@@ -248,7 +248,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cohort", choices=list(COHORTS), default="ms")
     parser.add_argument(
-        "--methods", default=",".join(pretexts()), help="names with commas between; all where not given"
+        "--methods", default=",".join(methods("pretext")), help="names with commas between; all where not given"
     )
     parser.add_argument("--steps", type=int, default=3 if QUICK else 400)
     parser.add_argument("--quick", action="store_true")
