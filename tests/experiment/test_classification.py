@@ -271,6 +271,17 @@ def test_nobody_is_in_two_folds_and_everybody_is_tested_once(people: dict[str, i
     assert drawn == draw_folds(shuffled, folds=folds, validation=0.2, seed=seed)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_validation_people_have_their_share_of_the_rims(seed: int) -> None:
+    """A threshold and a calibration from one rim would be worth nothing: some have five rims, most none."""
+    people = {f"p{n:02d}": (5 if n % 12 == 0 else 2) if n % 3 == 0 else 0 for n in range(48)}
+    for fold in draw_folds(people, folds=3, validation=0.2, seed=seed):
+        others, held_out = [*fold.train, *fold.validation], fold.validation
+        share = sum(people[p] for p in held_out) / sum(people[p] for p in others)
+        rare = sum(people[p] > 0 for p in held_out) / sum(people[p] > 0 for p in others)
+        assert (share, rare) == pytest.approx((0.2, 0.2), abs=0.07)
+
+
 def test_label_budgets_of_a_fold_are_nested() -> None:
     people = {f"p{n:02d}": int(n % 4 == 0) for n in range(30)}
     parts = [draw_folds(people, folds=3, validation=0.3, seed=1, labels=n) for n in (5, 10, None)]

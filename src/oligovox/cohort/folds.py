@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from oligovox.errors import CohortError
 
-_DRAWS = 1000
+_DRAWS = 300
+"""Of an inner split, of which the most even one is kept."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def draw_folds(
     Args:
         positives: person → number of their Rim+ lesions; everyone who has a graded lesion.
         folds: how many.
-        validation: share of a fold's other people that is validated on, drawn again until a Rim+ person is on both sides.
+        validation: share of a fold's other people that is validated on: of many draws with a Rim+ person on both sides, the one where
+            this share of the Rim+ people and of their Rim+ lesions is nearest to that of all people.
         seed: any integer; the same seed gives the same folds.
         labels: of each fold's other people only so many, for training and validation together; nested: a smaller number is the
             start of a larger one, and two people with a Rim+ lesion come first. None: all.
@@ -92,14 +95,24 @@ def _budget(people: Sequence[str], positives: Mapping[str, int], labels: int, se
 
 def _inner(people: Sequence[str], positives: Mapping[str, int], share: float, salt: str) -> tuple[tuple[str, ...], ...]:
     count = min(max(1, round(share * len(people))), len(people) - 1)
-    for draw in range(_DRAWS):
-        order = _order(people, f"inner {salt} {draw}")
-        held_out, train = order[:count], order[count:]
-        if all(any(positives[person] for person in part) for part in (held_out, train)):
-            return tuple(sorted(train)), tuple(sorted(held_out))
-    raise CohortError(
-        f"no draw of {count} of {len(people)} people leaves a Rim+ person on both sides; choose another validation share"
-    )
+    draws = [_order(people, f"inner {salt} {draw}") for draw in range(_DRAWS)]
+    even = min(draws, key=lambda order: _unevenness(order, count, positives))
+    if _unevenness(even, count, positives) == inf:
+        raise CohortError(
+            f"no draw of {count} of {len(people)} people leaves a Rim+ person on both sides; choose another validation share"
+        )
+    return tuple(sorted(even[count:])), tuple(sorted(even[:count]))
+
+
+def _unevenness(people: Sequence[str], count: int, positives: Mapping[str, int]) -> float:
+    """How far the shares of Rim+ people and of Rim+ lesions among the first `count` are from the share of all people; inf where one side has none."""
+    share, found = count / len(people), 0.0
+    for worth in ([positives[person] > 0 for person in people], [positives[person] for person in people]):
+        of_part = sum(worth[:count])
+        if not 0 < of_part < sum(worth):
+            return inf
+        found += abs(of_part / sum(worth) - share)
+    return found
 
 
 def _order(people: Iterable[str], salt: str) -> list[str]:
