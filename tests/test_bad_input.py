@@ -289,7 +289,7 @@ def test_a_label_of_a_part_that_cannot_be_made(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--annotate", "boxes:stroke_mm=5"], "sparse = {'kind': 'boxes', 'stroke_mm': 5}: Value error, stroke_mm = 5.0 has no effect on boxes"),
+        (["--annotate", "boxes:stroke_mm=5"], "sparse: stroke_mm = 5.0 has no effect on boxes"),
         (["--annotate", "slices:kind=boxes"], "--annotate slices: sparse.kind=boxes among the settings; name one kind"),
         (["--annotate", "slices", "--set", "sparse.kind=boxes"], "--annotate slices: sparse.kind=boxes among the settings"),
     ],

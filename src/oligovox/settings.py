@@ -71,15 +71,16 @@ def ordered(limits: tuple[N, N]) -> tuple[N, N]:
 
 def _explain(kind: type[Settings], error: ValidationError, where: str) -> str:
     first = error.errors(include_url=False)[0]
-    if not first["loc"]:  # the settings as a whole
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}".replace("\n", " ")
+    said = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+    if not first["loc"] or (first["type"] == "value_error" and isinstance(first["input"], Mapping)):  # a section as a whole
+        return f"{'.'.join([where, *map(str, first['loc'])])}: {said}"
     *parents, last = (str(part) for part in first["loc"])
     place = ".".join([where, *parents])
     if first["type"] == "extra_forbidden":
         return f"{place}: unknown key '{last}'; {nearest(last, _keys(kind, parents))}"
     if first["type"] == "missing":
         return f"{place}: key '{last}' is missing"
-    return f"{place}: {last} = {first['input']!r}: {first['msg']}".replace("\n", " ")
+    return f"{place}: {last} = {first['input']!r}: {said}"
 
 
 def _keys(kind: type[Settings], parents: list[str]) -> list[str]:
