@@ -1,7 +1,7 @@
-"""Draw the pictures of the pages: `python docs/make_images.py [simulated presets views labels]`.
+"""Draw the pictures of the pages: `python docs/make_images.py [simulated presets views labels rims]`.
 
 simulated.png: one patient with labels. presets.png: one subject of each preset. views_<pretext>.png: what each pretext shows its network,
-on a simulated patient at 2 mm. labels.png: one patient labelled in part, in four ways.
+on a simulated patient at 2 mm. labels.png: one patient labelled in part, in four ways. rims.png: benchmarks/study_rims_shape.json.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -20,6 +21,7 @@ from oligovox import catalogue
 from oligovox.cohort.annotate import NOBODY_LOOKED, NOT_LOOKED
 from oligovox.cohort.bids import read_bids
 from oligovox.experiment import views
+from oligovox.files import read_json
 from oligovox.prepare.pipeline import prepare
 from oligovox.prepare.store import Plan
 from oligovox.report.labels import LabelView, labels_png
@@ -31,6 +33,7 @@ HOME = Path(__file__).parent / "images"
 SEED = 7
 COLOURS = ("#ff6a3d", "#39c0c8", "#f2c14e", "#b28dff")
 QSM = (-100.0, 150.0)  # ppb, black to white
+FOREST, PEOPLE, EVERYONE = "radiomics + forest", (5, 10, 20, 40), 70  # of study_rims.py; of 88 people a fold tests 18
 
 
 def draw(people: dict[str, SimulatedSubject], path: Path, width: int, dpi: int) -> None:
@@ -113,7 +116,63 @@ def draw_labels() -> None:
         picture.convert("RGB").save(HOME / "labels.png", optimize=True)
 
 
-DRAWN = {"simulated": draw_simulated, "presets": draw_presets, "views": draw_views, "labels": draw_labels}
+def draw_rims() -> None:
+    """What finds rims: PR-AUC of every classifier with its interval, and over the number of people whose grades are used."""
+    arms = read_json(HOME.parents[1] / "benchmarks" / "study_rims_shape.json")["arms"]
+    scores = {name: arm["scores"]["pr_auc"] for name, arm in arms.items()}
+    figure = Figure(figsize=(9.6, 3.9), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    whole = sorted((name for name in scores if not name.endswith("people")), key=lambda name: scores[name]["value"])
+    for row, name in enumerate(whole):
+        ours = name == "FRODO"
+        _with_interval(
+            left, scores[name], row, "#c8550a" if ours else "#0072b2" if name == FOREST else "#59636e", across=True
+        )
+    left.set_yticks(range(len(whole)), whole)
+    left.set_xlabel("PR-AUC, 88 simulated people, five folds")
+    for start, usual, colour, shift in (("no start", "no start", "#c8550a", 0.97), ("forest", FOREST, "#0072b2", 1.03)):
+        known = {n: scores.get(f"{start}, {n} people") for n in PEOPLE} | {EVERYONE: scores[usual]}
+        points = {n: score for n, score in known.items() if score}
+        right.plot([n * shift for n in points], [score["value"] for score in points.values()], color=colour, lw=1.4)
+        for n, score in points.items():
+            _with_interval(right, score, n * shift, colour, across=False)
+        right.text(
+            EVERYONE * 1.12,
+            scores[usual]["value"],
+            "FRODO's network,\nno start" if start == usual else "radiomics\n+ forest",
+            color=colour,
+            va="center",
+            fontsize=8,
+        )
+    right.set_xscale("log", base=2)
+    right.set_xlim(4.2, 150)
+    right.set_xticks([*PEOPLE, EVERYONE], [*map(str, PEOPLE), "all 70"])
+    right.minorticks_off()
+    right.set_xlabel("people a fold whose grades are used")
+    right.set_ylabel("PR-AUC", fontsize=8)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    left.set_xlim(0, 0.85)
+    right.set_ylim(0, 0.85)
+    FigureCanvasAgg(figure).print_png(str(HOME / "rims.png"))
+
+
+def _with_interval(axes: Axes, score: dict[str, float], place: float, colour: str, *, across: bool) -> None:
+    apart = [[score["value"] - score["low"]], [score["high"] - score["value"]]]
+    if across:
+        axes.errorbar([score["value"]], [place], xerr=apart, fmt="o", color=colour, ms=4, lw=1.2)
+    else:
+        axes.errorbar([place], [score["value"]], yerr=apart, fmt="o", color=colour, ms=4, lw=1.2)
+
+
+DRAWN = {
+    "simulated": draw_simulated,
+    "presets": draw_presets,
+    "views": draw_views,
+    "labels": draw_labels,
+    "rims": draw_rims,
+}
 
 if __name__ == "__main__":
     HOME.mkdir(exist_ok=True)

@@ -72,7 +72,9 @@ def ordered(limits: tuple[N, N]) -> tuple[N, N]:
 def _explain(kind: type[Settings], error: ValidationError, where: str) -> str:
     first = error.errors(include_url=False)[0]
     said = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-    if not first["loc"] or (first["type"] == "value_error" and isinstance(first["input"], Mapping)):  # a section as a whole
+    if not first["loc"] or (
+        first["type"] == "value_error" and isinstance(first["input"], Mapping)
+    ):  # a section as a whole
         return f"{'.'.join([where, *map(str, first['loc'])])}: {said}"
     *parents, last = (str(part) for part in first["loc"])
     place = ".".join([where, *parents])

@@ -27,9 +27,10 @@ from oligovox.engine.fit import Training
 from oligovox.errors import CheckpointError, CohortError, LabelError, OutputError, SettingsError
 from oligovox.experiment import classification
 from oligovox.experiment.classification_page import lesion_views
-from oligovox.experiment.classification_recipe import Classify, PretrainLesions, cpu_size
+from oligovox.experiment.classification_recipe import Classify, PretrainLesions, cpu_size, plan_folds
 from oligovox.experiment.lesion_cohorts import read_exams
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, nested
+from oligovox.experiment.recipe import changed as asked
 from oligovox.files import read_json, read_tsv, write_json, write_tsv
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
@@ -549,6 +550,15 @@ def test_a_fold_whose_tested_people_have_one_class_only_is_scored_with_the_other
     assert done["lesion"]["roc_auc"]["value"] is not None
 
 
+def test_a_rimnet_of_two_numbers_is_refused_and_the_cpu_size_gives_it_the_papers_head(store: LesionStore) -> None:
+    with pytest.raises(SettingsError, match=r"two numbers to classify by; set settings.grid=2,"):
+        plan_folds(
+            store, asked(Classify, ["network.name=rimnet", "network.settings.preset=nano", "patch=8"], "classify")
+        )
+    sized = asked(Classify, cpu_size(asked(Classify, ["network.name=rimnet"], "classify")), "classify")
+    assert (sized.settings["grid"], sized.settings["hidden"], sized.settings["contrast"]) == (4, [256, 128, 64], False)
+
+
 # --- scoring ---------------------------------------------------------------------------------------------------------
 
 
@@ -732,7 +742,14 @@ def test_what_is_wrong_with_the_classifiers_is_on_the_page_and_beside_the_map(
         for text in (page, said, " ".join(sidecar.get("Warnings", []))):
             assert (simulated in text, transductive in text) == (there, there)
         assert "Numbers on simulated subjects" not in page  # the patient is not simulated
-        assert "have seen people of the same name as 1 of these, first 01" in said
+        same = "have seen people of the same name as 1 of these, first 01"
+        for text in (
+            page,
+            said,
+            " ".join(sidecar["Warnings"]),
+            " ".join(read_json(out / "predictions.json")["Warnings"]),
+        ):
+            assert same in text
 
 
 def test_a_page_explains_by_both_sequences(run: Path, store: LesionStore) -> None:
@@ -858,6 +875,8 @@ def test_the_command_line(
         "choose one of them"
         in oligovox("classify", "predict", "a", "b", "c", "--segment", "d", "--masks", "e", check=2).stderr
     )
+    alone = oligovox("classify", "predict", "a", "b", "c", "--overlap", "0.25", check=2)
+    assert "--overlap is of the windows of --segment" in alone.stderr
 
 
 def sets(changes: Sequence[str]) -> list[str]:

@@ -43,8 +43,8 @@ def predictions(
     """What somebody says of the lesions of the store, or of some of its exams."""
     lesions = [lesion for lesion in store.lesions if not exams or lesion.exam in exams]
     rows = [
-        {"lesion": lesion.name, "person": lesion.person, "fold": fold, "grade": lesion.grade, "probability": chance,
-         "threshold": 0.5, "x": 0, "y": 0, "z": lesion.number, "volume_mm3": 200}
+        {"lesion": lesion.name, "exam": lesion.exam, "person": lesion.person, "fold": fold, "grade": lesion.grade,
+         "probability": chance, "threshold": 0.5, "x": 0, "y": 0, "z": lesion.number, "volume_mm3": 200}
         for lesion, chance in zip(lesions, chances, strict=True)
     ]  # fmt: skip
     folder.mkdir()
@@ -86,9 +86,21 @@ EXAMS: Exams = {
 @pytest.mark.parametrize(
     ("asked", "fold", "missed"),
     [
-        ([], None, {"01": 3, "02": 4, "03": 8, "04": 16}),  # new patients: everybody in the store was asked
-        (["sub-01_ses-1", "sub-02_ses-1", "sub-02_ses-2"], 1, {"01": 3, "02": 4}),  # 03 and 04 are in no fold
-        (["sub-01_ses-1", "sub-02_ses-1"], None, {"01": 3}),  # a part was asked: who else, nobody knows
+        (
+            [],
+            None,
+            {"sub-01_ses-1": 1, "sub-01_ses-2": 2, "sub-02_ses-2": 4, "sub-03": 8, "sub-04": 16},
+        ),  # new patients: everybody was asked
+        (
+            ["sub-01_ses-1", "sub-02_ses-1", "sub-02_ses-2"],
+            1,
+            {"sub-01_ses-1": 1, "sub-01_ses-2": 2, "sub-02_ses-2": 4},
+        ),  # 03, 04: in no fold
+        (
+            ["sub-01_ses-1", "sub-02_ses-1"],
+            None,
+            {"sub-01_ses-1": 1, "sub-01_ses-2": 2},
+        ),  # a part was asked: who else, nobody knows
     ],
 )
 def test_missed_rims_count_where_the_exam_was_tested(
@@ -96,13 +108,13 @@ def test_missed_rims_count_where_the_exam_was_tested(
 ) -> None:
     store = make_store(tmp_path / "store", EXAMS)
     rows = [
-        {"lesion": lesion.name, "person": lesion.person, "fold": str(fold or "")}
+        {"lesion": lesion.name, "exam": lesion.exam, "person": lesion.person, "fold": str(fold or "")}
         for lesion in store.lesions
         if not asked or lesion.exam in asked
     ]
     assert missed_of(store, rows) == missed
-    named = [row | {"person": f"patient {row['person']}"} for row in rows]
-    assert (missed_of(store, named) or {})["patient 01"] == 3
+    named = [{**row, "exam": "", "person": f"patient {row['person']}"} for row in rows]
+    assert (missed_of(store, named) or {})["patient 01"] == 1
     write_json(store.root / "cases" / "sub-05" / "case.json", {"lesions": []})  # cut before this was counted
     assert missed_of(store, rows) is None
 
@@ -114,9 +126,32 @@ def test_a_run_counts_those_of_its_folds_and_its_page_names_the_others(tmp_path:
     score_run(run, store)
     content = read_json(run / "scores.json")
     assert (content["missed_rims"], content["missed_rims_scored"]) == (31, 7)
-    assert content["scores"]["patient_1"]["sensitivity"]["value"] == 0.5
-    assert content["scores"]["count"]["bias"]["value"] == (1 - 4 + 0 - 4) / 2
+    assert content["scores"]["patient_1"]["sensitivity"]["value"] == pytest.approx(
+        1 / 3
+    )  # visits: one of three with a rim
+    assert content["scores"]["count"]["bias"]["value"] == ((1 - 2) + (0 - 2) + 0 + (0 - 4)) / 4
+    assert (content["people"], content["exams"]) == (2, 3)
     assert "24 Rim+ lesions of the grades in no score" in (run / "classify.html").read_text(encoding="utf-8")
+
+
+def test_a_rim_that_is_seen_twice_is_one_rim_of_a_person_who_came_twice(tmp_path: Path) -> None:
+    store = make_store(
+        tmp_path / "store", {"sub-01_ses-1": ([1, 1], 0), "sub-01_ses-2": ([1, 1], 0), "sub-02": ([0], 0)}
+    )
+    run = predictions(tmp_path / "run", store, [0.9, 0.9, 0.9, 0.9, 0.1])
+    experiment.classify_evaluate(run, tmp_path / "scores")
+    scores = read_json(tmp_path / "scores" / "scores.json")["scores"]
+    assert scores["patient_4"]["prevalence"]["value"] == 0
+    assert scores["patient_1"]["prevalence"]["value"] == pytest.approx(2 / 3)
+
+
+def test_what_predict_warned_of_stays_on_the_page_of_its_scores(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", {"sub-01": ([1], 0), "sub-02": ([0], 0)})
+    out = predictions(tmp_path / "out", store, [0.9, 0.1])
+    write_json(out / "predictions.json", {"Classifier": "a run", "Warnings": ["The classifiers have <seen> people."]})
+    experiment.classify_evaluate(out, tmp_path / "scores")
+    page = (tmp_path / "scores" / "classify.html").read_text(encoding="utf-8")
+    assert "The classifiers have &lt;seen&gt; people." in page
 
 
 def test_a_comparison_tests_both_areas(tmp_path: Path) -> None:

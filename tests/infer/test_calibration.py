@@ -60,6 +60,20 @@ def test_every_list_of_probabilities_gives_probabilities_in_the_same_order(value
     assert ((after >= 0) & (after <= 1)).all()
 
 
+def test_of_few_rims_only_the_slope_is_fitted():
+    """Three rims that a network misses by far, and 40 others: a free offset follows the three, the usual one does not."""
+    said = np.concatenate([expit(np.linspace(-9, -3, 40)), expit(np.array([-6.0, 2.0, 8.0]))])
+    truth = np.repeat([0, 1], [40, 3])
+    free, held = calibration_of(said, truth), calibration_of(said, truth, usual=-2.0)
+    assert held.offset == -2.0 != pytest.approx(free.offset, abs=0.3)
+    target = np.where(truth > 0, 4 / 5, 1 / 42)
+    slopes = np.linspace(0.05, 2, 400)
+    errors = [np.logaddexp(0, x := a * logit(said) - 2.0).sum() - target @ x for a in slopes]
+    assert held.slope == pytest.approx(slopes[np.argmin(errors)], abs=0.01)
+    enough = np.tile(truth, 4)
+    assert calibration_of(np.tile(said, 4), enough, usual=-2.0) == calibration_of(np.tile(said, 4), enough)
+
+
 def test_without_a_fit_nothing_changes():
     said = np.array([0.0, 1e-9, 0.3, 1.0])
     assert (Calibration()(said) == said).all()

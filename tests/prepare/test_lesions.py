@@ -103,6 +103,20 @@ def test_patches_hold_the_voxels_around_each_lesion(tmp_path: Path) -> None:
         assert lesion.image()[0, 8, 8, 8] == store.named(lesion.name).image()[0, 8, 8, 8]
 
 
+def test_a_stripped_skull_is_not_counted_on_any_grid(tmp_path: Path) -> None:
+    """Splines make nearly 0 of what is stripped, which was counted: the lower end fell from 50 to 0 wherever an exam was resampled."""
+    exam = make_exam(tmp_path)
+    place = np.indices((24, 24, 24))
+    inside = np.square(place - 12).sum(0) < 100
+    write(exam.case.images["FLAIR"], np.where(inside, 200 + 100 * np.cos(place[1] / 5), 0).astype(np.float32))
+    ends = []
+    for spacing in (1.0, 1.2):
+        store = extract(exam, out=tmp_path / f"at {spacing}", plan=PLAN.model_copy(update={"spacing": spacing}))
+        ends.append(read_json(store.root / "cases" / "sub-01" / "case.json")["flair_scale"])
+    assert ends[0][0] > 99
+    assert ends[1] == pytest.approx(ends[0], rel=0.02)
+
+
 def test_a_lesion_at_the_border_is_padded_with_nothing(tmp_path: Path) -> None:
     store = extract(make_exam(tmp_path), out=tmp_path / "lesions")
     edge = next(lesion for lesion in store.lesions if lesion.position_mm[0] == AFFINE[0, 3] + 2)
@@ -279,6 +293,17 @@ def test_a_confluent_lesion_has_a_rim_where_a_smaller_part_has_one() -> None:
     grades = grades_of(rows, numbers, np.eye(4), instances, GradeRule())
     assert grades.grade.tolist() == [1, 0]
     assert grades.unmatched == 1
+
+
+def test_two_rows_of_one_number_are_two_readings_and_a_certain_rim_wins() -> None:
+    numbers = np.zeros((6, 1, 1), np.int32)
+    numbers[:3] = 1
+    for rows in (
+        [Graded(1, None, 1, False), Graded(1, None, 0, False)],
+        [Graded(1, None, 0, False), Graded(1, None, 1, False)],
+    ):
+        grades = grades_of(rows, numbers, np.eye(4), numbers, GradeRule())
+        assert (grades.grade.tolist(), grades.unmatched, grades.missed) == ([1], 0, 0)
 
 
 def test_a_lesion_that_only_touches_a_rim_is_another_lesion() -> None:

@@ -180,8 +180,9 @@ class _Run:
         else:
             answer = self._network(home, fold, train, watched)
         validated, grades = answer(watched), [lesion.grade for lesion in watched]
-        network = self.chosen.method != FOREST  # a forest's share of trees is what it is
-        calibrate = calibration_of(validated, grades) if self.chosen.calibrate and network else Calibration()
+        calibrate = Calibration()
+        if self.chosen.calibrate and self.chosen.method != FOREST:  # a forest's share of trees is what it is
+            calibrate = calibration_of(validated, grades, self._usual([*train, *watched]))
         threshold = best_threshold(calibrate(validated), grades)
         test = self.store.of(fold.test)
         rows = prediction_rows(test, calibrate(answer(test)), np.full(len(test), threshold), number)
@@ -189,6 +190,12 @@ class _Run:
         about = {"calibration": asdict(calibrate), "threshold": threshold, "people": asdict(fold)}
         write_json(home / "fold.json", about)
         return rows
+
+    def _usual(self, known: Sequence[StoredLesion]) -> float:
+        """Offset of a logit that speaks of halves, where these lesions say how frequent rims are; 0 of one that has seen them as frequent as they are."""
+        evened = self.chosen.balanced or self.chosen.settings.get("imbalance") in ("class_balanced", "logit_adjustment")
+        rims = sum(lesion.grade for lesion in known)
+        return math.log(rims / (len(known) - rims)) if evened else 0.0
 
     def _forest(self, home: Path, fold: Fold, train: Sequence[StoredLesion]) -> _Answer:
         """What a forest, fitted on these lesions and kept, says of others."""

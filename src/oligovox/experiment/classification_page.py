@@ -19,6 +19,9 @@ from oligovox.report.lesion_figures import LesionView
 from oligovox.report.lesions import write_lesion_page
 from oligovox.sample.lesions import lesion_batch
 
+PREDICTED = "predictions.json"
+"""Beside the predictions.tsv of `classify_predict`: by which classifiers, and warnings."""
+
 SHOWN, EXPLAINED = 24, 6
 """Lesions drawn, and of these, from the first on, those whose answer is explained."""
 
@@ -50,6 +53,8 @@ def draw_page(
         if content["transductive"]
         else []
     )
+    beside = run / PREDICTED
+    warnings += read_json(beside)["Warnings"] if beside.is_file() else []
     settings = about.get("settings", {})
     patch = settings.get("patch") if method != FOREST else None
     if store and patch and (why := _unexplained(about, store)):
@@ -91,8 +96,9 @@ def lesion_views(
         lesion, model = store.named(row["lesion"]), models.get(str(row["fold"] or "1"))
         saliency = None
         if place < explained and patch and model is not None and (model / "model.json").is_file():
-            network = networks.setdefault(model, load_network(model)[0])
-            saliency = _rests_on(network, lesion, patch, store.plan)
+            if model not in networks:
+                networks[model] = load_network(model)[0]
+            saliency = _rests_on(networks[model], lesion, patch, store.plan)
         views.append(_view(lesion, row, patch or lesion.seen().shape[0], saliency))
     return views
 

@@ -2,18 +2,18 @@
 
     OUT/segmentation/                          predicted masks, where a segmentation model is given
     OUT/lesions/                               the lesion store
-    OUT/predictions.tsv                        one row a lesion
+    OUT/predictions.tsv, .json                 one row a lesion; by which classifiers, and what has to be known of them
     OUT/sub-01/anat/sub-01_desc-rim_probseg.nii.gz    each lesion coloured by its probability of a rim, 0 elsewhere
                     sub-01_desc-rim_probseg.tsv, .json    its lesions; where it comes from
     OUT/classify.html                          the same to look at
 
-The probability is the mean over the folds' classifiers, the threshold the mean of their thresholds. Nothing has scored this combination: the
-cross-validation scores single classifiers, each with its own threshold, and every person is tested by one of them.
+The probability is the mean over the folds' classifiers, the threshold the mean of their thresholds. The cross-validation does not score this
+combination: it scores single classifiers, each with its own threshold, and every person is tested by one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from oligovox.engine.runtime import Hardware, Runtime
 from oligovox.errors import CheckpointError
 from oligovox.experiment.classification import PREDICTIONS, prediction_rows
 from oligovox.experiment.classification_maps import write_map
-from oligovox.experiment.classification_page import lesion_views
+from oligovox.experiment.classification_page import PREDICTED, lesion_views
 from oligovox.experiment.classification_recipe import FORMAT
 from oligovox.experiment.cohorts import Show, quiet
 from oligovox.experiment.lesion_cohorts import NONE, read_exams, say_guessed_units
@@ -33,7 +33,7 @@ from oligovox.experiment.radiomics_forest import FOREST, RadiomicsForest, lesion
 from oligovox.experiment.recipe import Predict
 from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import predict
-from oligovox.files import check_writable, read_json, write_tsv
+from oligovox.files import check_writable, read_json, write_json, write_tsv
 from oligovox.infer.calibration import Calibration
 from oligovox.infer.lesions import Mirrored, predict_lesions
 from oligovox.prepare.lesion_store import LesionPlan, LesionStore
@@ -106,17 +106,14 @@ def classify_predict(
         probability, seen_in_training = _by_forests(models, store)
     else:
         probability, seen_in_training = _by_networks(models, store, about["settings"], Runtime(hardware))
+    seen_in_training |= {person for fold in about["folds"] for part in ("train", "validation") for person in fold[part]}
     threshold = float(np.mean([read_json(model.parents[1] / "fold.json")["threshold"] for model in models]))
     rows = prediction_rows(store.lesions, probability, np.full(len(store), threshold), None)
-    warnings = _warnings(about)
+    warnings = _warnings(about, {exam.case.person for exam in exams} & seen_in_training)
     told = {"Classifier": str(run)} | ({"Warnings": warnings} if warnings else {})
     files = {exam.case.name: str(write_map(out, store, exam.case.name, rows, told)) for exam in exams}
+    write_json(out / PREDICTED, {"Classifier": str(run), "Warnings": warnings})
     write_tsv(out / "predictions.tsv", rows, PREDICTIONS)
-    if seen := {exam.case.person for exam in exams} & seen_in_training:
-        say(
-            f"the classifiers have seen people of the same name as {len(seen)} of these, first {min(seen)}: if they are the same people, "
-            "what is said of them proves nothing"
-        )
     for warning in warnings:
         say(warning)
     if not store.lesions:
@@ -150,9 +147,19 @@ def _finished(run: Path) -> tuple[dict[str, Any], list[Path]]:
     return about, [run / f"fold-{number}" / "train" / kind for number in range(1, len(about["folds"]) + 1)]
 
 
-def _warnings(about: Mapping[str, Any]) -> list[str]:
-    """What has to be known of the classifiers of a run before anybody believes them, a sentence each."""
+def _warnings(about: Mapping[str, Any], seen: Collection[str]) -> list[str]:
+    """What has to be known of the classifiers of a run before anybody believes them, a sentence each.
+
+    Args:
+        about: classify.json of the run.
+        seen: of the people that are asked about, those by whose name the run learned or chose.
+    """
     found = []
+    if seen:
+        found.append(
+            f"The classifiers have seen people of the same name as {len(seen)} of these, first {min(seen)}: if they are the same people, "
+            "what is said of them proves nothing."
+        )
     if about.get("simulated"):
         found.append(
             "The classifiers were trained on simulated people only: they are not tested on patients. Not for clinical use."

@@ -114,6 +114,8 @@ def cpu_size(asked: Classify) -> list[str]:
         return []
     small = ["network.settings.preset=cpu"] * (asked.network.name in ("frodo", "rimnet", "resnet18"))
     small += ["patch=32", "training.steps=300", "training.lr=1e-3", "training.validate_every=50"]
+    if asked.network.name == "rimnet":
+        small += ["settings.grid=4", "settings.hidden=[256,128,64]", "settings.contrast=false"]
     return small + ["pretrain.training.steps=300", "pretrain.training.lr=5e-4", "pretrain.batch=16"] * (
         asked.pretrain is not None
     )
@@ -158,6 +160,15 @@ def plan_folds(store: LesionStore, chosen: Classify) -> tuple[Fold, ...]:
 
 def _check_networks(store: LesionStore, chosen: Classify) -> None:
     check_patch(store.lesions[0], chosen.patch)
+    if (
+        chosen.network.name == "rimnet"
+        and chosen.settings.get("grid", 1) == 1
+        and chosen.method == "lesion_classification"
+    ):
+        raise SettingsError(
+            "network rimnet hands on one number a branch and cell, and settings.grid=1 averages all cells: two numbers to classify by; set "
+            f"settings.grid={max(chosen.patch // 8, 2)}, and settings.hidden=[256,128,64] and settings.contrast=false as in the paper"
+        )
     _check_augmentation(store, chosen.augmentation)
     plan, plain = Plan(modalities=SEQUENCES), Augmentation.only()
     stage = Stage(patch=(chosen.patch,) * 3, batch=chosen.batch, augmentation=plain)

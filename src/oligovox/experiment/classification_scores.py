@@ -46,6 +46,7 @@ class Scored:
     Attributes:
         lesion: names.
         person: whose they are.
+        exam: person and exam, by which visits are told apart; the person, where the table names no exam.
         truth: (n,) 1 Rim+, 0 Rim−.
         probability: (n,) of a rim.
         threshold: (n,) above which a lesion is called.
@@ -56,6 +57,7 @@ class Scored:
 
     lesion: tuple[str, ...]
     person: tuple[str, ...]
+    exam: tuple[str, ...]
     truth: NDArray[np.int64]
     probability: NDArray[np.float64]
     threshold: NDArray[np.float64]
@@ -148,6 +150,7 @@ def read_scored(table: Path, store: LesionStore | None) -> Scored:
     return Scored(
         lesion=tuple(row["lesion"] for row in kept),
         person=tuple(row["person"] for row in kept),
+        exam=tuple(row["exam"] for row in kept),
         truth=np.array([row["grade"] for row in kept]),
         probability=np.array([row["probability"] for row in kept]),
         threshold=np.array([row["threshold"] for row in kept]),
@@ -164,7 +167,7 @@ def _read(row: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(f"grade {grade}, probability {probability}, threshold {threshold} of {row['lesion']}")
     place = {key: float(text) if (text := row.get(key)) else None for key in PLACE}
     return {
-        "lesion": row["lesion"], "person": row["person"], "fold": row.get("fold", ""), "grade": grade,
+        "lesion": row["lesion"], "person": row["person"], "exam": " ".join(filter(None, (row["person"], row.get("exam")))), "fold": row.get("fold", ""), "grade": grade,
         "probability": probability, "threshold": threshold, "called": int(probability > threshold), **place,
     }  # fmt: skip
 
@@ -196,14 +199,18 @@ def _write(
     out: Path, scored: Scored, other: Scored | None, table: Path, store: LesionStore | None, settings: Settings
 ) -> dict[str, Any]:
     missed = missed_of(store, scored.rows) if store else None
+    called = {store.named(row["lesion"]).person: row["person"] for row in scored.rows} if missed and store else {}
+    people = {exam: called.get(person_of(exam), person_of(exam)) for exam in missed or {}}
+    people |= dict(zip(scored.exam, scored.person, strict=True))
     pooled = lesion_intervals(
-        scored.probability, scored.truth, scored.person, settings,
-        seed=SEED, thresholds=scored.threshold, missed=missed,
+        scored.probability, scored.truth, scored.exam, settings,
+        seed=SEED, thresholds=scored.threshold, missed=missed, people=people,
     )  # fmt: skip
     rows = _rows("value", pooled)
     content: dict[str, Any] = {
         "lesions": len(scored.lesion),
         "people": len(set(scored.person)),
+        "exams": len(set(scored.exam)),
         "rim_plus": int(scored.truth.sum()),
         "ungraded": len(scored.rows) - len(scored.lesion),
         "missed_rims": store.missed_rims if store else None,
@@ -218,7 +225,7 @@ def _write(
     }
     if other is not None:
         other = _same_lesions(scored, other, table)
-        compared = _compared(scored, other, settings, missed)
+        compared = _compared(scored, other, settings, missed, people)
         content["difference"] = {
             region: {m: e.as_row() for m, e in found.items()} for region, found in compared.items()
         } | {"tests": _tests(scored, other, compared)}
@@ -240,7 +247,7 @@ def _write(
 
 
 def missed_of(store: LesionStore, rows: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
-    """Person, as the table calls them → Rim+ lesions that the masks miss in the exams that were tested; None where the store cannot say.
+    """Exam, as the table calls it → Rim+ lesions that the masks miss in it, of those that were tested; None where the store cannot say.
 
     Tested are exams of which the table has a lesion, and of the exams without a lesion, which no table can name,
 
@@ -253,17 +260,16 @@ def missed_of(store: LesionStore, rows: Sequence[Mapping[str, Any]]) -> dict[str
         rows: of the table of predictions, those of unknown grade too.
     """
     known = {lesion.name: lesion for lesion in store.lesions}
-    seen = [(known[row["lesion"]], row["person"]) for row in rows if row["lesion"] in known]
-    tested, filled = {lesion.exam for lesion, _ in seen}, {lesion.exam for lesion in store.lesions}
-    names = {lesion.person: person for lesion, person in seen}
-    everybody = tested == filled and not any(row["fold"] for row in rows)
+    seen = [(known[row["lesion"]], row.get("exam") or row["person"]) for row in rows if row["lesion"] in known]
+    tested, filled = {lesion.exam: exam for lesion, exam in seen}, {lesion.exam for lesion in store.lesions}
+    people = {lesion.person for lesion, _ in seen}
+    everybody = tested.keys() == filled and not any(row["fold"] for row in rows)
     if (counts := store.missed_by_exam) is None:
         return None
     missed: dict[str, int] = {}
     for exam, count in counts.items():
-        person = person_of(exam)
-        if count and (exam in tested or (exam not in filled and (everybody or person in names))):
-            name = names.get(person, person)
+        if count and (exam in tested or (exam not in filled and (everybody or person_of(exam) in people))):
+            name = tested.get(exam, exam)
             missed[name] = missed.get(name, 0) + count
     return missed
 
@@ -368,17 +374,17 @@ def _same_lesions(scored: Scored, other: Scored, table: Path) -> Scored:
             "compare runs of one lesion store"
         )
     return replace(
-        other, lesion=scored.lesion, person=scored.person, truth=scored.truth, probability=other.probability[order],
+        other, lesion=scored.lesion, person=scored.person, exam=scored.exam, truth=scored.truth, probability=other.probability[order],
         threshold=other.threshold[order], fold=tuple(other.fold[index] for index in order), place=other.place[order],
     )  # fmt: skip
 
 
 def _compared(
-    scored: Scored, other: Scored, settings: Settings, missed: Mapping[str, int] | None
+    scored: Scored, other: Scored, settings: Settings, missed: Mapping[str, int] | None, people: Mapping[str, str]
 ) -> dict[str, dict[str, Estimate]]:
     return lesion_differences(
-        scored.probability, other.probability, scored.truth, scored.person, settings,
-        seed=SEED, thresholds=(scored.threshold, other.threshold), missed=missed,
+        scored.probability, other.probability, scored.truth, scored.exam, settings,
+        seed=SEED, thresholds=(scored.threshold, other.threshold), missed=missed, people=people,
     )  # fmt: skip
 
 

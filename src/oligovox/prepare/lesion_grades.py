@@ -168,13 +168,12 @@ def grades_of(
     count = int(numbers.max(initial=0))
     found: list[list[Graded]] = [[] for _ in range(count + 1)]
     if count and instances is not None:
-        by_number = {row.number: row for row in rows}
         pairs = set(enumerate(_most_shared(numbers, instances, rule.least_shared), start=1))
         back = _most_shared(instances, numbers, rule.least_shared)
         pairs |= {(lesion, number) for number, lesion in enumerate(back, start=1)}
         for lesion, number in pairs:
-            if lesion and number and (row := by_number.get(number)):
-                found[lesion].append(row)
+            if lesion and number:
+                found[lesion] += [row for row in rows if row.number == number]
     elif count:
         placed = [row for row in rows if row.position_mm is not None]
         where = np.argwhere(numbers > 0)

@@ -29,7 +29,7 @@ from oligovox.prepare.lesion_masks import LesionRule
 from oligovox.prepare.susceptibility import Units
 from oligovox.settings import Settings, parse
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout above and of what is computed; another number means: extract again."""
 
 SEQUENCES = ("QSM", "FLAIR")

@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 Box = tuple[slice, slice, slice]
 
+_WHOLE = 0.99  # share of a resampled voxel that was acquired, for it to be counted
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -264,6 +266,8 @@ def _cut(loaded: _Loaded, numbers: Numbers, volumes: NDArray[np.float64], plan: 
         geometry.resample_to(Volume(array, loaded.affine), affine, shape, 3, smooth=True).array
         for array in (loaded.qsm.volume.array, loaded.flair)
     )
+    there = Volume((loaded.flair != 0).astype(np.float32), loaded.affine)
+    acquired = geometry.resample_to(there, affine, shape, 1, smooth=True).array > _WHOLE
     fine: Numbers = geometry.resample_to(Volume(numbers, loaded.affine), affine, shape, 0).array
     back = np.linalg.inv(affine) @ loaded.affine
     centres = np.rint(_centres(numbers, len(volumes)) @ back[:3, :3].T + back[:3, 3]).astype(int)
@@ -272,7 +276,7 @@ def _cut(loaded: _Loaded, numbers: Numbers, volumes: NDArray[np.float64], plan: 
     unseen = 0.5 if plan.outside == "neutral" else 0.0
     image = np.full((count, len(SEQUENCES), side, side, side), unseen, np.float16)
     boxes = [_overlap(centre - side // 2, side, fine.shape) for centre in centres]
-    scale = _flair_scale(flair, boxes, plan)
+    scale = _flair_scale(flair, acquired, boxes, plan)
     qsm01 = np.clip(qsm / (2 * plan.qsm_ppb) + 0.5, 0, 1)
     flair01 = np.clip((flair - scale[0]) / max(scale[1] - scale[0], 1e-6), 0, 1)
     for i, (out_of, into) in enumerate(boxes):
@@ -290,8 +294,11 @@ def _cut(loaded: _Loaded, numbers: Numbers, volumes: NDArray[np.float64], plan: 
     return _Cut(image, seen, scale)
 
 
-def _flair_scale(flair: NDArray[np.float32], boxes: Sequence[tuple[Box, Box]], plan: LesionPlan) -> list[float]:
-    values = [part[part != 0] for out_of, _ in boxes for part in [flair[out_of]]]
+def _flair_scale(
+    flair: NDArray[np.float32], acquired: NDArray[np.bool_], boxes: Sequence[tuple[Box, Box]], plan: LesionPlan
+) -> list[float]:
+    """Lower and upper end. Not counted is what the exam has as 0, which is stripped, and what resampling has mixed with it."""
+    values = [flair[out_of][acquired[out_of]] for out_of, _ in boxes]
     if not sum(map(len, values)):
         return [0.0, 1.0]
     return [float(v) for v in np.percentile(np.concatenate(values), plan.flair_percentiles)]

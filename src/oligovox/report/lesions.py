@@ -133,9 +133,8 @@ def _scores(scores: Mapping[str, Any]) -> list[Html]:
         over = scores["folds"]["over"]
         rows.append(["mean ± sd", "", "", *(_mean_sd(over[m]) for m in names)])
         head = ["Fold", "Lesions", "Threshold", *(_TITLES.get(m, m) for m in names)]
-        found.append(
-            tables.table(head, rows, "Each fold by itself", "Thresholds were chosen on each fold's validation people.")
-        )
+        chosen = "" if "threshold" in scores["settings"] else "Thresholds were chosen on each fold's validation people."
+        found.append(tables.table(head, rows, "Each fold by itself", chosen))
     return found
 
 

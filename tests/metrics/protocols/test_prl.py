@@ -210,6 +210,33 @@ def test_patients_by_category_worked_by_hand():
     assert found["count"] == pytest.approx({"pearson_r": np.corrcoef(called, truth)[0, 1], "mse": 7 / 5, "bias": 1 / 5})
 
 
+def test_visits_are_counted_and_people_are_drawn():
+    """Whoever came twice is drawn with both visits: as if two copies of a person were drawn together."""
+    rng = np.random.default_rng(3)
+    visits = [f"{person}{visit}" for person in "abcdef" for visit in "12" for _ in range(4)]
+    chance, truth = rng.random(len(visits)), (rng.random(len(visits)) < 0.4).astype(int)
+    people = {name: name[0] for name in visits}
+    plain, grouped = (
+        score_lesions(chance, truth, visits),
+        lesion_intervals(chance, truth, visits, seed=2, resamples=300, people=people),
+    )
+    assert {m: e.value for m, e in grouped["patient_1"].items()} == pytest.approx(
+        plain.regions["patient_1"], nan_ok=True
+    )
+    drawn = []
+    for times in np.random.default_rng(2).multinomial(6, np.full(6, 1 / 6), 300):
+        rows = [i for i, name in enumerate(visits) for _ in range(times["abcdef".index(name[0])])]
+        again = [
+            f"{visits[i]} {copy}" for i, name in enumerate(visits) for copy in range(times["abcdef".index(name[0])])
+        ]
+        drawn.append(score_lesions(chance[rows], truth[rows], again).regions["patient_1"]["prevalence"])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (grouped["patient_1"]["prevalence"].low, grouped["patient_1"]["prevalence"].high) == pytest.approx(
+        (low, high)
+    )
+    assert len(set(drawn)) < len(set(range(13)))  # of 12 visits only even numbers are drawn
+
+
 def test_rims_that_the_mask_misses_count_for_people_and_not_for_lesions():
     """Two people with one rim each, of which the mask misses that of b: b has another lesion, or none at all."""
     one = ([0.9], [1], ["a"])

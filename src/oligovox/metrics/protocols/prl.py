@@ -22,6 +22,9 @@ for all), mse, and bias = called − true.
 Rim+ lesions that the masks miss are in no list of lesions, so in no row of "lesion". Given as `missed`, they count as Rim+ and never called in
 "patient_n" and "count", also of patients who have no lesion in the list, and these are drawn with the others. A patient with neither is not counted.
 
+Of people who came more than once each visit is a patient of these tables, for a rim that is seen twice is one rim: `patient` then names visits, and
+`people` says whose they are. What is drawn are people, with all their visits.
+
 Source: lesions, "at least one", r: evaluate.py of veronicapignedoli/FRODO (arXiv 2606.16756); mse, partial area and bootstrap over participants:
 earlier scripts there; FPR < 0.1 also in Zhang et al. 2022, QSMRim-Net, NeuroImage Clin 34:102979; category of 4: Barquero et al. 2020, RimNet,
 NeuroImage Clin 28:102412; standardised partial area: McClish 1989, Medical Decision Making 9:190 (from memory). Which of the two partial areas
@@ -118,7 +121,8 @@ class Estimate:
 class _Cohort:
     """Lesions by falling probability.
 
-    `last`: index of the last lesion of each distinct probability; `person`: index of the patient; counts are per patient, `count` with missed ones.
+    `last`: index of the last lesion of each distinct probability; `person`: index of the patient; counts are per patient, `count` with missed ones;
+    `owner`: of each patient, index of whom is drawn.
     """
 
     truth: _Ints
@@ -127,6 +131,7 @@ class _Cohort:
     last: _Ints
     count: _Ints
     called_count: _Ints
+    owner: _Ints
 
 
 def score_lesions(
@@ -137,6 +142,7 @@ def score_lesions(
     *,
     thresholds: ArrayLike | None = None,
     missed: Mapping[str, int] | None = None,
+    people: Mapping[str, str] | None = None,
 ) -> CaseResult:
     """Scores of a cohort of lesions.
 
@@ -148,6 +154,7 @@ def score_lesions(
         thresholds: (n,) in place of `settings.threshold`, where each fold chose its own. The areas pool the folds all the same; for the mean
             over folds, score each alone.
         missed: patient → Rim+ lesions that the masks miss, see above; a patient with 0 is as one who is not named.
+        people: patient → person, where patients are visits, see above; who is not named is a person.
 
     Returns:
         The metrics of the module's tables in the regions "lesion", "patient_n" and "count"; no rows.
@@ -156,7 +163,7 @@ def score_lesions(
         InputError: no lesion, not one number of each for every lesion, a probability outside [0, 1], or fewer than 0 missed.
         LabelError: a truth other than 0 and 1.
     """
-    cohort = _cohort(probability, truth, patient, settings, thresholds, missed)
+    cohort = _cohort(probability, truth, patient, settings, thresholds, missed, people)
     scores = _scores(cohort, _everyone(cohort), settings)
     plain: dict[str, dict[str, Number]] = {
         region: {metric: defined(float(values[0])) for metric, values in metrics.items()}
@@ -174,6 +181,7 @@ def lesion_intervals(
     seed: int,
     thresholds: ArrayLike | None = None,
     missed: Mapping[str, int] | None = None,
+    people: Mapping[str, str] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, dict[str, Estimate]]:
@@ -189,6 +197,7 @@ def lesion_intervals(
         seed: of the resampling; the same seed gives the same intervals, whatever the order of lesions.
         thresholds: (n,) in place of `settings.threshold`, where each fold chose its own.
         missed: patient → Rim+ lesions that the masks miss.
+        people: patient → person, where patients are visits.
         resamples: number of cohorts drawn.
         level: share of the resampled metrics inside the interval, in (0, 1).
 
@@ -199,7 +208,7 @@ def lesion_intervals(
         InputError: no lesion, not one number of each for every lesion, a probability outside [0, 1], or fewer than 0 missed.
         LabelError: a truth other than 0 and 1.
     """
-    cohort = _cohort(probability, truth, patient, settings, thresholds, missed)
+    cohort = _cohort(probability, truth, patient, settings, thresholds, missed, people)
     whole = _scores(cohort, _everyone(cohort), settings)
     return _estimates(whole, [_scores(cohort, times, settings) for times in _resampled(cohort, seed, resamples)], level)
 
@@ -214,6 +223,7 @@ def lesion_differences(
     seed: int,
     thresholds: tuple[ArrayLike, ArrayLike] | None = None,
     missed: Mapping[str, int] | None = None,
+    people: Mapping[str, str] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, dict[str, Estimate]]:
@@ -230,6 +240,7 @@ def lesion_differences(
         seed: of the resampling; the same seed gives the same intervals, whatever the order of lesions.
         thresholds: (n,) of each classifier in place of `settings.threshold`.
         missed: patient → Rim+ lesions that the masks miss: the same for both.
+        people: patient → person, where patients are visits.
         resamples: number of cohorts drawn.
         level: share of the resampled differences inside the interval, in (0, 1).
 
@@ -241,7 +252,7 @@ def lesion_differences(
         LabelError: a truth other than 0 and 1.
     """
     both = zip((probability, against), thresholds or (None, None), strict=True)
-    pair = [_cohort(chance, truth, patient, settings, limit, missed) for chance, limit in both]
+    pair = [_cohort(chance, truth, patient, settings, limit, missed, people) for chance, limit in both]
 
     def differences(times: _Ints) -> _Regions:
         one, other = (_scores(cohort, times, settings) for cohort in pair)
@@ -296,6 +307,7 @@ def _cohort(
     settings: Settings,
     thresholds: ArrayLike | None,
     missed: Mapping[str, int] | None,
+    people: Mapping[str, str] | None,
 ) -> _Cohort:
     chance, rim = _checked(probability, truth)
     limit = np.asarray(settings.threshold if thresholds is None else thresholds, dtype=float)
@@ -315,6 +327,7 @@ def _cohort(
         last=np.flatnonzero(np.diff(chance[order], append=-1.0)),
         count=np.bincount(everyone, weights=np.append(rim, list(lost.values()))).astype(np.int64),
         called_count=np.bincount(person, weights=called, minlength=len(names)).astype(np.int64),
+        owner=np.unique([(people or {}).get(name, name) for name in names.tolist()], return_inverse=True)[1],
     )
 
 
@@ -331,13 +344,13 @@ def _everyone(cohort: _Cohort) -> _Ints:
 
 
 def _resampled(cohort: _Cohort, seed: int, resamples: int) -> list[_Ints]:
-    """How many times each patient is drawn, in blocks (rows, patients) of bounded size; none below two patients."""
-    rng, patients = np.random.default_rng(seed), len(cohort.count)
-    if patients < 2:
+    """How many times each patient is drawn, in blocks (rows, patients) of bounded size; none below two people."""
+    rng, people = np.random.default_rng(seed), int(cohort.owner.max()) + 1
+    if people < 2:
         return []
     rows = max(1, _BLOCK // len(cohort.truth))
     blocks = [min(rows, resamples - start) for start in range(0, resamples, rows)]
-    return [rng.multinomial(patients, np.full(patients, 1 / patients), block) for block in blocks]
+    return [rng.multinomial(people, np.full(people, 1 / people), block)[:, cohort.owner] for block in blocks]
 
 
 def _estimates(whole: _Regions, drawn: Sequence[_Regions], level: float) -> dict[str, dict[str, Estimate]]:
