@@ -1,6 +1,9 @@
 """From a patient's images to rims: what predicted lesion masks lose against true ones, and how long a patient takes → rim_chain.json beside this file.
 
-    OMP_NUM_THREADS=2 python benchmarks/rim_chain.py --rims FOLDER_OF_STUDY_RIMS --out FOLDER
+    OMP_NUM_THREADS=2 python benchmarks/rim_chain.py --rims FOLDER_OF_STUDY_RIMS --out FOLDER [--together]
+
+--together only asks whether five classifiers with the mean of their thresholds are better than each of them alone, on the lesions of the people for
+development, of whom no classifier has learned.
 
 Needs `study_rims.py --cohort shape` with its people for development (who teach where lesions are) and its arm FRODO (which says what they are). The
 patients are others of the same kind, of seed 1713, all with a propensity to rims. Simulated people; nothing here is clinical.
@@ -19,10 +22,13 @@ from oligovox.engine.runtime import Hardware
 from oligovox.experiment import classify_extract, classify_predict
 from oligovox.experiment.classification_scores import classify_evaluate
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict
+from oligovox.experiment.training import load_network
 from oligovox.experiment.verbs import finetune, prepare, simulate
 from oligovox.files import read_json, read_tsv, write_json
-from oligovox.metrics.protocols.prl import MAIN
-from oligovox.prepare.lesion_store import LesionPlan
+from oligovox.infer.calibration import Calibration
+from oligovox.infer.lesions import Mirrored, predict_lesions
+from oligovox.metrics.protocols.prl import MAIN, Settings, lesion_intervals
+from oligovox.prepare.lesion_store import LesionPlan, LesionStore
 from study_rims import GROUNDS
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -94,11 +100,41 @@ def true_rims(people, said):
     return found
 
 
+def together(rims):
+    """Scores of the five classifiers of FRODO and of what they say together, on the same lesions."""
+    store, run = LesionStore.open(rims / "tune_lesions"), rims / "runs" / "FRODO"
+    lesions, said, limits = store.graded, [], []
+    truth, people = [lesion.grade for lesion in lesions], [lesion.person for lesion in lesions]
+    for fold in range(1, 6):
+        about = read_json(run / f"fold-{fold}" / "fold.json")
+        network, _ = load_network(run / f"fold-{fold}" / "train" / "model")
+        answer = predict_lesions(Mirrored(network), lesions, patch=32, plan=store.plan)
+        said.append(Calibration(**about["calibration"])(answer))
+        limits.append(about["threshold"])
+    arms = [*zip(said, limits, strict=True), (np.mean(said, axis=0), np.mean(limits))]
+    found = [lesion_intervals(p, truth, people, Settings(threshold=float(t)), seed=0)["lesion"] for p, t in arms]
+    rows = [
+        {metric: scores[metric].as_row() for metric in ("pr_auc", "f1", "sensitivity", "specificity")}
+        for scores in found
+    ]
+    return {
+        "people": len(set(people)),
+        "rim_plus": sum(truth),
+        "rim_minus": len(truth) - sum(truth),
+        "alone": rows[:-1],
+        "together": rows[-1],
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rims", type=Path, required=True, help="folder of study_rims.py")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--together", action="store_true", help="only this, beside what the file holds")
     chosen = parser.parse_args()
+    if chosen.together:
+        write_json(RESULT, read_json(RESULT) | {"five": together(chosen.rims.resolve())})
+        return
     out, run = chosen.out.resolve(), chosen.rims.resolve() / "runs" / "FRODO"
     out.mkdir(parents=True, exist_ok=True)
     people = out / "patients"
@@ -112,6 +148,7 @@ def main():
     for name, masks in (("true_masks", None), ("predicted_masks", model)):
         seconds = asked(run, people, out / f"{name}_one_by_one", masks_from=masks)
         result[name]["seconds_a_patient"] = {"median": float(np.median(seconds)), "highest": max(seconds)}
+    result["five"] = together(chosen.rims.resolve())
     write_json(RESULT, result)
     progress(str(result))
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import torch
+from sklearn.metrics import average_precision_score
 
 from common import QUICK, machine, progress, versions
 from oligovox.experiment import classify_extract, classify_train
@@ -27,7 +27,7 @@ from oligovox.experiment.classification_recipe import Classify
 from oligovox.experiment.classification_scores import missed_of
 from oligovox.experiment.recipe import changed
 from oligovox.experiment.verbs import simulate
-from oligovox.files import read_json, read_tsv, write_json, write_tsv
+from oligovox.files import hash_json, read_json, read_tsv, write_json, write_tsv
 from oligovox.metrics.lesion_curves import reliability
 from oligovox.metrics.protocols.prl import MAIN, Settings, lesion_differences, lesion_intervals, score_lesions
 from oligovox.prepare.lesion_store import LesionStore
@@ -35,6 +35,7 @@ from oligovox.prepare.lesion_store import LesionStore
 HERE = Path(__file__).parent
 PAGE = Path(__file__).with_suffix(".md")
 KINDS = ("none", "core", "vein")
+FOREST = "radiomics + forest"
 SIMULATED = ("sequences=[FLAIR,QSM]", *(("spacing=4", "rims.people=1", "rims.share=[0.4,0.6]") if QUICK else ()))
 CUT = ("spacing=4", "patch=16") if QUICK else ()
 
@@ -233,8 +234,19 @@ def predictions_of(out, before, table):
     return [rows[lesion] for lesion in sorted(rows)], limits, seconds
 
 
+def folds_of(out, before):
+    """Hash of who is in which part of the folds. Runs of code that drew them otherwise cannot stand in one table."""
+    runs = [out / "runs" / name for name in ARMS if "people" not in name]
+    found = {hash_json(read_json(run / "classify.json")["folds"]) for run in runs if (run / "seconds.json").is_file()}
+    if len(found | {before.get("folds", "")} - {""}) > 1:
+        raise SystemExit(
+            f"{out}: runs with other folds than each other's, or than those of the result that is there; take one version of the code"
+        )
+    return found.pop() if found else before.get("folds", "")
+
+
 def truth_of(out):
-    """Lesion → what the simulation made of it (a rim, or what looks like one), and its median QSM, ppb."""
+    """Lesion → what the simulation made of it (a rim, or what looks like one), its median QSM, ppb, and its volume, mm³."""
     store, known, found = LesionStore.open(out / "study_lesions"), {}, {}
     for exam in store.exams:
         table = next((out / "study_people" / "derivatives").rglob(f"{exam}_desc-instances_dseg.tsv"))
@@ -245,7 +257,11 @@ def truth_of(out):
         apart = [float(np.linalg.norm(place - lesion.position_mm)) for place, _ in known[lesion.exam]]
         kind = "rim" if lesion.grade else known[lesion.exam][int(np.argmin(apart))][1]
         qsm = (2 * lesion.image()[0][lesion.seen() == 2].astype(float) - 1) * store.plan.qsm_ppb
-        found[lesion.name] = {"made": kind, "median_ppb": f"{np.median(qsm):.2f}"}
+        found[lesion.name] = {
+            "made": kind,
+            "median_ppb": f"{np.median(qsm):.2f}",
+            "volume_mm3": f"{lesion.volume_mm3:.0f}",
+        }
     return found
 
 
@@ -255,14 +271,20 @@ def told_apart(said, made):
     return {kind: round(roc_auc(said[truth | (made == kind)], truth[truth | (made == kind)]), 3) for kind in KINDS}
 
 
-def within_folds(said, truth, people, rows):
-    """Mean PR-AUC of the folds: of lesions that one classifier has judged."""
-    fold, found = np.array([row["fold"] for row in rows]), []
+def within_folds(said, truth, people, rows, resamples=500):
+    """Mean PR-AUC of the folds, each of lesions that one classifier has judged; its interval draws the people of each fold."""
+    fold, person, rng = np.array([row["fold"] for row in rows]), np.array(people), np.random.default_rng(0)
+    drawn = []
     for name in sorted(set(fold)):
         of = fold == name
-        mine = [person for person, there in zip(people, of, strict=True) if there]
-        found.append(score_lesions(said[of], truth[of], mine).regions["lesion"]["pr_auc"])
-    return round(fmean(value for value in found if value is not None), 3)
+        names, owner = np.unique(person[of], return_inverse=True)
+        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
+        weights = [np.ones(of.sum()), *times[:, owner]]
+        rims = truth[of] > 0
+        drawn.append([average_precision_score(rims, said[of], sample_weight=w) if w[rims].any() else np.nan for w in weights])
+    means = np.nanmean(drawn, axis=0)
+    low, high = np.quantile(means[1:], (0.025, 0.975))
+    return {"value": round(float(means[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
 def roc_auc(said, truth):
@@ -278,10 +300,18 @@ def collect(chosen):
     truth, people = np.array([int(row["grade"]) for row in rows]), [row["person"] for row in rows]
     said = {name: np.array([float(row[name]) for row in rows]) for name in limits}
     called = {name: np.array([limits[name][row["fold"]] for row in rows]) for name in limits}
-    made, median = (np.array([row[key] for row in rows]) for key in ("made", "median_ppb"))
+    made, median, volume = (np.array([row[key] for row in rows]) for key in ("made", "median_ppb", "volume_mm3"))
     missed = missed_of(LesionStore.open(chosen.out / "study_lesions"), rows)
-    one_number = 1 / (1 + np.exp(-median.astype(float) / 20))
-    alone = lesion_intervals(one_number, truth, people, Settings(), seed=0)["lesion"]
+    numbers = {
+        "median_qsm": 1 / (1 + np.exp(-median.astype(float) / 20)),
+        "volume": 1 - 1 / (1 + volume.astype(float) / 500),
+    }
+    alone = {name: lesion_intervals(n, truth, people, Settings(), seed=0)["lesion"] for name, n in numbers.items()}
+    alone = {
+        name: {metric: scores[metric].as_row() for metric in ("pr_auc", "roc_auc")}
+        | {"told_apart": told_apart(numbers[name], made)}
+        for name, scores in alone.items()
+    }
     arms = {}
     for name in (name for name in ARMS if name in limits):
         found = lesion_intervals(said[name], truth, people, Settings(), seed=0, thresholds=called[name], missed=missed)
@@ -296,10 +326,13 @@ def collect(chosen):
                 said["FRODO"], said[name], truth, people, Settings(), seed=0, thresholds=(called["FRODO"], called[name])
             )
             arms[name]["frodo_minus"] = {metric: less["lesion"][metric].as_row() for metric in MAIN}
+        if name != FOREST and FOREST in limits:
+            less = lesion_differences(said[FOREST], said[name], truth, people, Settings(), seed=0)["lesion"]
+            arms[name]["forest_minus"] = {metric: less[metric].as_row() for metric in ("pr_auc", "roc_auc")}
     result = {
         "command": f"OMP_NUM_THREADS=1 python benchmarks/study_rims.py --cohort {chosen.cohort} --out FOLDER --workers 2", "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(), "versions": versions(), "cohort": read_json(chosen.out / "study.json"), "people": len(set(people)), "arms": arms,
-        "median_qsm": {metric: alone[metric].as_row() for metric in ("pr_auc", "roc_auc")} | {"told_apart": told_apart(one_number, made)},
+        "one_number": alone, "folds": folds_of(chosen.out, before),
         "lesions_made_as": {kind: int((made == kind).sum()) for kind in ("rim", *KINDS)},
     }  # fmt: skip
     tuned = chosen.out / "tuned.json"
@@ -308,9 +341,9 @@ def collect(chosen):
     write_tsv(
         chosen.out / ground.table.name if QUICK else ground.table,
         rows,
-        ("lesion", "person", "fold", "grade", "made", "median_ppb", *arms),
+        ("lesion", "person", "fold", "grade", "made", "median_ppb", "volume_mm3", *arms),
     )
-    table = tables(arms, result["median_qsm"])
+    table = tables(arms, alone)
     if not QUICK:
         text, (begin, end) = PAGE.read_text(encoding="utf-8"), ground.marks
         PAGE.write_text(text[: text.index(begin)] + f"{begin}\n\n{table}\n{text[text.index(end) :]}", encoding="utf-8")
@@ -329,26 +362,28 @@ def kinds(row):
     return " / ".join(f"{row['told_apart'][kind]:.2f}" for kind in KINDS)
 
 
-def tables(rows, median):
-    """One row an arm, and one for the median QSM alone."""
+def tables(rows, alone):
+    """One row an arm, and one for each number alone."""
     lines = [
-        "| classifier | PR-AUC | FRODO − it | PR-AUC, mean of the folds | ROC-AUC | partial AUC | balanced accuracy | rims against lesions of no iron / iron throughout / a vein, ROC-AUC | ECE | CPU min |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| classifier | PR-AUC | FRODO − it | forest − it | PR-AUC, mean of the folds | ROC-AUC | partial AUC | balanced accuracy | rims against lesions of no iron / iron throughout / a vein, ROC-AUC | ECE | CPU min |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in rows.items():
-        scores, less = row["scores"], told(row["frodo_minus"]["pr_auc"], "+") if "frodo_minus" in row else ""
+        scores = row["scores"]
         cells = [
             told(scores["pr_auc"]),
-            less,
-            f"{row['pr_auc_within_folds']:.2f}",
+            *(told(row[less]["pr_auc"], "+") if less in row else "" for less in ("frodo_minus", "forest_minus")),
+            told(row["pr_auc_within_folds"]),
             *(told(scores[m]) for m in ("roc_auc", "partial_auc", "balanced_accuracy")),
             kinds(row),
             f"{row['ece']:.2f}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['cpu_seconds'] / 60:.0f} |")
-    lines.append(
-        f"| median QSM of the lesion, no learning | {told(median['pr_auc'])} | | | {told(median['roc_auc'])} | | | {kinds(median)} | | |"
-    )
+    for name, called in (("median_qsm", "median QSM of the lesion"), ("volume", "volume of the lesion")):
+        found = alone[name]
+        lines.append(
+            f"| {called}, no learning | {told(found['pr_auc'])} | | | | {told(found['roc_auc'])} | | | {kinds(found)} | | |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -117,7 +117,7 @@ def draw_labels() -> None:
 
 
 def draw_rims() -> None:
-    """What finds rims: PR-AUC of every classifier with its interval, and over the number of people whose grades are used."""
+    """What finds rims: PR-AUC of every classifier with its interval, and, as the mean of the folds, over the number of people whose grades are used."""
     arms = read_json(HOME.parents[1] / "benchmarks" / "study_rims_shape.json")["arms"]
     scores = {name: arm["scores"]["pr_auc"] for name, arm in arms.items()}
     figure = Figure(figsize=(9.6, 3.9), dpi=110, layout="constrained")
@@ -131,14 +131,14 @@ def draw_rims() -> None:
     left.set_yticks(range(len(whole)), whole)
     left.set_xlabel("PR-AUC, 88 simulated people, five folds")
     for start, usual, colour, shift in (("no start", "no start", "#c8550a", 0.97), ("forest", FOREST, "#0072b2", 1.03)):
-        known = {n: scores.get(f"{start}, {n} people") for n in PEOPLE} | {EVERYONE: scores[usual]}
-        points = {n: score for n, score in known.items() if score}
+        names = {n: f"{start}, {n} people" for n in PEOPLE} | {EVERYONE: usual}
+        points = {n: arms[name]["pr_auc_within_folds"] for n, name in names.items() if name in arms}
         right.plot([n * shift for n in points], [score["value"] for score in points.values()], color=colour, lw=1.4)
         for n, score in points.items():
             _with_interval(right, score, n * shift, colour, across=False)
         right.text(
             EVERYONE * 1.12,
-            scores[usual]["value"],
+            arms[usual]["pr_auc_within_folds"]["value"],
             "FRODO's network,\nno start" if start == usual else "radiomics\n+ forest",
             color=colour,
             va="center",
@@ -149,7 +149,7 @@ def draw_rims() -> None:
     right.set_xticks([*PEOPLE, EVERYONE], [*map(str, PEOPLE), "all 70"])
     right.minorticks_off()
     right.set_xlabel("people a fold whose grades are used")
-    right.set_ylabel("PR-AUC", fontsize=8)
+    right.set_ylabel("PR-AUC, mean of the folds", fontsize=8)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
