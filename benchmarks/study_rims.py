@@ -281,7 +281,9 @@ def within_folds(said, truth, people, rows, resamples=500):
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
         weights = [np.ones(of.sum()), *times[:, owner]]
         rims = truth[of] > 0
-        drawn.append([average_precision_score(rims, said[of], sample_weight=w) if w[rims].any() else np.nan for w in weights])
+        drawn.append(
+            [average_precision_score(rims, said[of], sample_weight=w) if w[rims].any() else np.nan for w in weights]
+        )
     means = np.nanmean(drawn, axis=0)
     low, high = np.quantile(means[1:], (0.025, 0.975))
     return {"value": round(float(means[0]), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
