@@ -216,7 +216,7 @@ def test_a_changed_step_count_leaves_the_papers_rate_and_decay() -> None:
 def test_what_two_cores_can_train(asked: dict[str, Any], preset: str | None, started: bool) -> None:
     said = cpu_size(settings.parse(Classify, asked, "test"))
     chosen = settings.parse(Classify, merged(nested(said), asked), "test")
-    assert (chosen.patch, chosen.training.steps, chosen.training.lr) == (32, 300, 1e-3)
+    assert (chosen.patch, chosen.training.steps, chosen.training.lr) == (32, 1200, 1e-3)
     assert chosen.network.settings.get("preset") == preset
     assert (chosen.pretrain is not None) == started
     assert chosen.pretrain is None or (chosen.pretrain.training.steps, chosen.pretrain.batch) == (300, 16)
