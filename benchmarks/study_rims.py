@@ -3,7 +3,8 @@ of study_rims.md, which has the plans.
 
     OMP_NUM_THREADS=1 python benchmarks/study_rims.py --out FOLDER [--cohort shape] [--workers 2] [--tune] [--arms NAME …] [--collect]
 
-There are two cohorts: `iron`, as the preset was at first, where the amount of iron tells nearly everything, and `shape`, where it does not.
+There are two cohorts: `iron`, as the preset was at first, where the amount of iron tells nearly everything, and `shape`, where it does not; `longer` is `shape`
+with four times as many steps of each classifier.
 Start it again to resume: what is finished is kept, and arms that another folder finished are taken from studies/*.predictions.tsv. `--tune` compares
 learning rates on people for development. `--quick` is a few coarse people, two folds and two steps, to see that it works; nothing is written
 but to FOLDER.
@@ -76,6 +77,9 @@ GROUNDS = {
     "iron": Ground({"tune": 1700, "study": 1701}, {"tune": 24, "study": 88}, (), 300, "rims"),
     "shape": Ground(
         {"tune": 1710, "study": 1711}, {"tune": 48, "study": 88}, SHAPE, 300, "rims_shape", "1e-3", ("mirror=true",)
+    ),
+    "longer": Ground(
+        {"tune": 1710, "study": 1711}, {"tune": 48, "study": 88}, SHAPE, 1200, "rims_longer", "1e-3", ("mirror=true",)
     ),
 }
 FRODO = (f"network.settings.preset={'nano' if QUICK else 'cpu'}",)
