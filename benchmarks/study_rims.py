@@ -12,7 +12,7 @@ but to FOLDER.
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -73,15 +73,11 @@ SHAPE = (
     "rims.core_strength=[0.1,1.0]",
     "rims.thickness_mm=[0.8,1.5]",
 )
-GROUNDS = {
-    "iron": Ground({"tune": 1700, "study": 1701}, {"tune": 24, "study": 88}, (), 300, "rims"),
-    "shape": Ground(
-        {"tune": 1710, "study": 1711}, {"tune": 48, "study": 88}, SHAPE, 300, "rims_shape", "1e-3", ("mirror=true",)
-    ),
-    "longer": Ground(
-        {"tune": 1710, "study": 1711}, {"tune": 48, "study": 88}, SHAPE, 1200, "rims_longer", "1e-3", ("mirror=true",)
-    ),
-}
+IRON = Ground({"tune": 1700, "study": 1701}, {"tune": 24, "study": 88}, (), 300, "rims")
+BY_SHAPE = Ground(
+    {"tune": 1710, "study": 1711}, {"tune": 48, "study": 88}, SHAPE, 300, "rims_shape", "1e-3", ("mirror=true",)
+)
+GROUNDS = {"iron": IRON, "shape": BY_SHAPE, "longer": replace(BY_SHAPE, steps=1200, name="rims_longer")}
 FRODO = (f"network.settings.preset={'nano' if QUICK else 'cpu'}",)
 START = (
     "pretrain.method=frodo",
@@ -134,7 +130,7 @@ ARMS = {
     "QSM alone": Arm((*FRODO, "network.settings.fusion=alone")),
     "FLAIR alone": Arm((*FRODO, "network.settings.fusion=alone", "network.settings.primary=FLAIR")),
     "early fusion": Arm((*FRODO, "network.settings.fusion=early")),
-    "radiomics + forest": Arm(("method=radiomics_forest",), network=False),
+    FOREST: Arm(("method=radiomics_forest",), network=False),
     "ResNet-18": Arm(resnet("settings.contrast=false")),
     "QSMRim-Net": Arm(resnet("method=qsmrim_net")),
     "RimNet": Arm(("network.name=rimnet", LAST, "network.settings.preset=cpu", "settings.contrast=false", "settings.grid=4", "settings.hidden=[256,128,64]")),
@@ -302,6 +298,7 @@ def collect(chosen):
     """Scores, and differences from FRODO, of what is finished here or was before."""
     ground = chosen.ground
     before = read_json(ground.result) if ground.result.is_file() and not QUICK else {}
+    folds = folds_of(chosen.out, before)  # refuses, before anything is scored
     rows, limits, seconds = predictions_of(chosen.out, before, ground.table)
     truth, people = np.array([int(row["grade"]) for row in rows]), [row["person"] for row in rows]
     said = {name: np.array([float(row[name]) for row in rows]) for name in limits}
@@ -338,7 +335,7 @@ def collect(chosen):
     result = {
         "command": f"OMP_NUM_THREADS=1 python benchmarks/study_rims.py --cohort {chosen.cohort} --out FOLDER --workers 2", "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(), "versions": versions(), "cohort": read_json(chosen.out / "study.json"), "people": len(set(people)), "arms": arms,
-        "one_number": alone, "folds": folds_of(chosen.out, before),
+        "one_number": alone, "folds": folds,
         "lesions_made_as": {kind: int((made == kind).sum()) for kind in ("rim", *KINDS)},
     }  # fmt: skip
     tuned = chosen.out / "tuned.json"

@@ -72,9 +72,8 @@ def ordered(limits: tuple[N, N]) -> tuple[N, N]:
 def _explain(kind: type[Settings], error: ValidationError, where: str) -> str:
     first = error.errors(include_url=False)[0]
     said = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-    if not first["loc"] or (
-        first["type"] == "value_error" and isinstance(first["input"], Mapping)
-    ):  # a section as a whole
+    of_section = first["type"] == "value_error" and isinstance(first["input"], Mapping)
+    if of_section or not first["loc"]:
         return f"{'.'.join([where, *map(str, first['loc'])])}: {said}"
     *parents, last = (str(part) for part in first["loc"])
     place = ".".join([where, *parents])

@@ -10,7 +10,7 @@ import pytest
 
 from oligovox import experiment
 from oligovox.experiment.classification_scores import missed_of, score_headlines, score_run
-from oligovox.files import read_json, write_json, write_tsv
+from oligovox.files import read_json, read_tsv, write_json, write_tsv
 from oligovox.metrics.delong import roc_area_test
 from oligovox.prepare.lesion_store import FORMAT, LesionStore
 
@@ -132,6 +132,19 @@ def test_a_run_counts_those_of_its_folds_and_its_page_names_the_others(tmp_path:
     assert content["scores"]["count"]["bias"]["value"] == ((1 - 2) + (0 - 2) + 0 + (0 - 4)) / 4
     assert (content["people"], content["exams"]) == (2, 3)
     assert "24 Rim+ lesions of the grades in no score" in (run / "classify.html").read_text(encoding="utf-8")
+
+
+def test_a_lesion_that_the_store_does_not_have_is_scored_all_the_same(tmp_path: Path) -> None:
+    """And a person whom the table calls otherwise than the store is one person, with the visit that has no lesion."""
+    store = make_store(tmp_path / "store", {"sub-01_ses-1": ([1, 0], 1), "sub-01_ses-2": ([], 2)})
+    folder = predictions(tmp_path / "run", store, [0.9, 0.2])
+    rows = [{**row, "person": "patient 1"} for row in read_tsv(folder / "predictions.tsv")]
+    elsewhere = {**rows[0], "lesion": "sub-09_lesion-001", "exam": "sub-09", "person": "patient 9"}
+    write_tsv(folder / "predictions.tsv", [*rows, elsewhere], list(rows[0]))
+    experiment.classify_evaluate(folder, tmp_path / "scores", lesions=store.root)
+    content = read_json(tmp_path / "scores" / "scores.json")
+    assert (content["lesions"], content["people"], content["missed_rims_scored"]) == (3, 2, 3)
+    assert content["scores"]["count"]["bias"]["value"] == pytest.approx(((1 - 2) + (0 - 2) + (1 - 1)) / 3)
 
 
 def test_a_rim_that_is_seen_twice_is_one_rim_of_a_person_who_came_twice(tmp_path: Path) -> None:

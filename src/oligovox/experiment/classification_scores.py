@@ -199,7 +199,8 @@ def _write(
     out: Path, scored: Scored, other: Scored | None, table: Path, store: LesionStore | None, settings: Settings
 ) -> dict[str, Any]:
     missed = missed_of(store, scored.rows) if store else None
-    called = {store.named(row["lesion"]).person: row["person"] for row in scored.rows} if missed and store else {}
+    known = {lesion.name: lesion.person for lesion in store.lesions} if store else {}
+    called = {known[row["lesion"]]: row["person"] for row in scored.rows if row["lesion"] in known}
     people = {exam: called.get(person_of(exam), person_of(exam)) for exam in missed or {}}
     people |= dict(zip(scored.exam, scored.person, strict=True))
     pooled = lesion_intervals(
