@@ -26,7 +26,7 @@ from oligovox.cohort.splits import Split
 from oligovox.engine.fit import Training, fit
 from oligovox.engine.log import read_log
 from oligovox.engine.model import load_model
-from oligovox.experiment.recipe import Finetune, NetworkChoice, Pretrain
+from oligovox.experiment.recipe import Finetune, NetworkChoice, Pretrain, Semi
 from oligovox.experiment.training import build_encoder, build_method
 from oligovox.prepare.store import Store
 from oligovox.sample.batch import Batch
@@ -93,6 +93,20 @@ def test_pretrain_and_finetune_in_two_processes(phantom: Path, tmp_path: Path) -
     chosen = ["--from", start, "--split", tmp_path / "split.json"]
     two_processes("finetune", store, "--out", tmp_path / "finetune_two", *chosen, *OPTIONS)
     follows(tmp_path / "finetune", tmp_path / "finetune_two")
+
+
+@pytest.mark.parametrize("strategy", ["mean_teacher", "cross_pseudo"])
+def test_a_strategy_in_two_processes(phantom: Path, tmp_path: Path, strategy: str) -> None:
+    """A teacher and a second network are the same on both, and exams without a label are shared out as the others are."""
+    experiment.prepare(phantom, tmp_path / "store", workers=1)
+    store = tmp_path / "store"
+    split = Split(train=("01", "02"), validation=("03",), test=("04",), seed=0)
+    split.save(tmp_path / "split.json")
+    stage = Finetune(patch=PATCH, training=training(2), semi=Semi(name=strategy))
+    experiment.finetune(store, tmp_path / "one", stage=stage, network=NANO, labels=1, split=split)
+    chosen = ["--split", tmp_path / "split.json", "--labels", "1", "--semi", strategy, "--preset", "nano"]
+    two_processes("finetune", store, "--out", tmp_path / "two", *chosen, *OPTIONS)
+    follows(tmp_path / "one", tmp_path / "two")
 
 
 def joined(parts: list[Batch]) -> Batch:

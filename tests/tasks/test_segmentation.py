@@ -126,6 +126,22 @@ def test_coarser_labels_are_taken_beside_the_centre_of_each_cube(stride: int, ta
     assert torch.equal(_every(place.transpose(1, 3), stride), coarse.transpose(1, 3))
 
 
+def test_a_thin_label_reaches_every_resolution() -> None:
+    """One slice of eight was looked at: each cube that it cuts has its label, by the voxel of it nearest to the centre."""
+    label = torch.full((1, 8, 8, 8), -1)
+    label[:, :, :, 4] = 0
+    label[:, 2, 3, 4] = 1
+    for stride in (1, 2, 4):
+        coarse = _every(label, stride)
+        assert (coarse >= 0).sum((1, 2)).tolist()[0] == [
+            (8 // stride) ** 2 * (plane == 4 // stride) for plane in range(8 // stride)
+        ]
+    assert _every(label, 4)[0, 0, 0, 1] == 0  # (2, 2, 4) is nearer
+    assert _every(label, 2)[0, 1, 1, 2] == 0  # (3, 3, 4) is nearer
+    label[:, 3, 3, 4] = -1
+    assert _every(label, 2)[0, 1, 1, 2] == 1  # (2, 3, 4): it comes before (3, 2, 4), which is as near
+
+
 def test_merged_classes_and_values_that_no_output_names() -> None:
     one = _method(labels={"lesion": [1, 2]})
     batch = _batch()

@@ -146,7 +146,7 @@ def comparisons(study: Study, before: Study) -> list[tuple[str, str]]:
 def _pairs(study: Study, plain: str | None) -> list[tuple[str, str]]:
     """Every arm against plain scratch (if not given, the first one). What has a pretext and a strategy also against what has one of the two.
     Pretexts also against scratch with the steps of their pre-training, or, where there is none with as many, against all that have extra steps;
-    strategies, whose steps cost more than those of scratch, against all that have."""
+    strategies, whose steps cost more than those of scratch, against all that have, with a pretext or without."""
     kinds = {name: kind_of(study, name) for name in study.arms}
     plain = plain or next((name for name, kind in kinds.items() if kind == "scratch"), None)
     matched = [name for name, kind in kinds.items() if kind == "compute-matched scratch"]
@@ -157,7 +157,7 @@ def _pairs(study: Study, plain: str | None) -> list[tuple[str, str]]:
         alone = ((start, None), (_SCRATCH_START, semi))
         pairs += [(name, other) for other, has in parts.items() if has in alone]
     for name in (name for name, kind in kinds.items() if kind in LEARNING):
-        steps = study.pretraining(name, seed=0).training.steps if study.arms[name].pretext else None
+        steps = study.pretraining(name, seed=0).training.steps if kinds[name] == "pretext" else None
         equal = [other for other in matched if study.arms[other].extra_steps == steps]
         pairs += [(name, other) for other in equal or matched]
     return pairs

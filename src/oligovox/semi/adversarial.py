@@ -5,7 +5,8 @@ Source: Zhang et al. 2017 (DAN: Deep adversarial networks for biomedical image s
 Deviates: both players learn in one step, by one optimiser at one learning rate, where the release alternates; so the discriminator has norms,
     without which its logits run away. It has a quarter as many channels, convolutions of 3³ instead of 4³, so that every patch fits, and no
     dropout. A sample is labelled where one of its voxels is; samples without foreground count for neither; the supervised part is that of
-    `segmentation`; the ramp is a share of the training.
+    `segmentation`, a sum of Dice and cross-entropy where the release has their mean, so a weight counts half; the ramp is a share of the
+    training.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Source: Ouali et al. 2020 (Semi-supervised semantic segmentation with cross-cons
     drop and spatial dropout; that skips are disturbed as well, weight and ramp as in the public 2-D code SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
 Deviates: in 3-D; one decoder for each of three disturbances, where the paper's release has up to six for each of seven; noise and dropout differ
     from sample to sample; what is active is scaled between a feature's lowest and highest mean, which may be negative; voxels that nobody looked
-    at are counted; the ramp is a share of the training.
+    at are counted; the supervised part is a sum of Dice and cross-entropy where the release has their mean, so a weight counts half; the ramp is
+    a share of the training.
 """
 
 from __future__ import annotations

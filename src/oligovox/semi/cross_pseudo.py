@@ -4,7 +4,8 @@ Source: Chen et al. 2021 (Semi-supervised semantic segmentation with cross pseud
     public 3-D code SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
 Deviates: voxels that nobody looked at are counted (`over: all` is the paper's); both networks draw their first weights from the same
     distribution, where the release takes Kaiming's for one and Xavier's for the other; regions are told at a probability of one half; the
-    supervised part is that of `segmentation`; one optimiser; the ramp is a share of the training.
+    supervised part is that of `segmentation`, a sum of Dice and cross-entropy where the release has their mean, so a weight counts half; one
+    optimiser; the ramp is a share of the training.
 """
 
 from __future__ import annotations

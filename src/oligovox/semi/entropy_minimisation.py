@@ -3,7 +3,8 @@
 Source: Grandvalet and Bengio 2004 (Semi-supervised learning by entropy minimization, NeurIPS 17); divided by its largest value as in Vu et al.
     2019 (ADVENT, arXiv 1811.12833); weight and ramp as in the public 3-D code SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
 Deviates: the entropy counts foreground voxels that nobody looked at (`over: all` counts every voxel of every sample, as SSL4MIS does); where
-    regions may overlap it is the mean of theirs, each over ln 2; the supervised part is that of `segmentation`; the ramp is a share of the training.
+    regions may overlap it is the mean of theirs, each over ln 2; the supervised part is that of `segmentation`, a sum of Dice and cross-entropy
+    where the release has their mean, so a weight counts half; the ramp is a share of the training.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Source: Verma et al. 2019 (Interpolation consistency training for semi-supervised learning, arXiv 1903.03825); shares, momentum, weight and ramp
     as in the public 3-D code SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
-Deviates: the difference counts foreground voxels where nobody looked at the first of the two; a single such sample is mixed with another
-    of the batch; a mixture has the sequences that both have; the supervised part is that of `segmentation`; the ramp is a share of the training.
+Deviates: the difference counts foreground voxels where nobody looked at the first of the two; a single such sample is mixed with another of the
+    batch; a mixture has the sequences that both have; the supervised part is that of `segmentation`, a sum of Dice and cross-entropy where the
+    release has their mean, so a weight counts half; the ramp is a share of the training.
 """
 
 from __future__ import annotations

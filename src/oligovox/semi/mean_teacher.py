@@ -2,8 +2,9 @@
 
 Source: Tarvainen and Valpola 2017 (Mean teachers are better role models, arXiv 1703.01780); noise, momentum, weight and ramp as in the
     public 3-D code SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
-Deviates: the difference counts foreground voxels that nobody looked at, so sparsely labelled exams teach in both ways; the supervised
-    part is that of `segmentation`, deep supervision included; the ramp is a share of the training; noise is in standard deviations of the foreground.
+Deviates: the difference counts foreground voxels that nobody looked at, so sparsely labelled exams teach in both ways; the supervised part is
+    that of `segmentation`, deep supervision included, a sum of Dice and cross-entropy where the release has their mean, so a weight counts half;
+    the ramp is a share of the training; noise is in standard deviations of the foreground.
 """
 
 from __future__ import annotations

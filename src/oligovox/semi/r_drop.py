@@ -4,7 +4,8 @@ Source: Wu et al. 2021 (R-Drop: regularized dropout for neural networks, NeurIPS
     dropout, weight and ramp as in the public 3-D code SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
 Deviates: softmax and divergence run over the classes; in the release the softmax runs over the last axis, which is one of space, a bug. Voxels
     that nobody looked at are counted; both networks draw their first weights from the same distribution, where the release takes Kaiming's for
-    one and Xavier's for the other; the supervised part is that of `segmentation`; one optimiser; the ramp is a share of the training.
+    one and Xavier's for the other; the supervised part is that of `segmentation`, a sum of Dice and cross-entropy where the release has their
+    mean, so a weight counts half; one optimiser; the ramp is a share of the training.
 """
 
 from __future__ import annotations

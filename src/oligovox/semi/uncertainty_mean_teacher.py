@@ -4,7 +4,8 @@ Source: Yu et al. 2019 (Uncertainty-aware self-ensembling model for semi-supervi
     passes, threshold, noise, momentum, weight and ramp as in its release and in the public 3-D code SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
 Deviates: channels of the deepest and the last feature are hidden in the uncertain passes only, because networks here have no dropout layers; the
     difference counts foreground voxels that nobody looked at; entropy is over ln C for C classes, and each region is believed or not by its own,
-    over ln 2; the ramp of the weight is a share of the training; the supervised part is that of `segmentation`.
+    over ln 2; the ramp of the weight is a share of the training; the supervised part is that of `segmentation`, a sum of Dice and cross-entropy
+    where the release has their mean, so a weight counts half.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Source: Luo et al. 2022 (URPC, Medical Image Analysis 80, 102517; arXiv 2012.070
     SSL4MIS (Luo et al., HiLab-git/SSL4MIS).
 Deviates: the resolutions are those that `segmentation` supervises, three instead of four, and its supervised part is kept: coarser labels, halved
     weights; voxels that nobody looked at are counted, in each sample apart; each of several regions is a question of its own; no dropout in the
-    decoder; the ramp is a share of the training.
+    decoder; the supervised part is a sum of Dice and cross-entropy where the release has their mean, so a weight counts half; the ramp is a share
+    of the training.
 """
 
 from __future__ import annotations

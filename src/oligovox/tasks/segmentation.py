@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, final
 
 import torch
@@ -167,9 +168,12 @@ class Segmentation(Method[Views]):
 
 
 def _every(label: Int[Tensor, "b x y z"], stride: int) -> Int[Tensor, "b u v w"]:
-    """The label on a coarser grid: of each cube of voxels the one beside its centre, without mixing."""
-    first = stride // 2
-    return label[:, first::stride, first::stride, first::stride]
+    """The label on a coarser grid: of each cube of voxels the one beside its centre, without mixing; where nobody looked at that one, the nearest that somebody did."""
+    places = sorted(product(range(stride), repeat=3), key=lambda place: sum((n - stride // 2) ** 2 for n in place))
+    found, *others = (label[:, x::stride, y::stride, z::stride] for x, y, z in places)
+    for other in others if (label < 0).any() else ():
+        found = found.where(found >= 0, other)
+    return found
 
 
 METHOD = Segmentation
