@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from oligovox.cohort.bids import read_bids
 from oligovox.cohort.manifest import Cohort
 from oligovox.errors import LabelError, RunError, SettingsError
 from oligovox.experiment import budget_ground
+from oligovox.experiment.budget_jobs import NUMERICS
 from oligovox.experiment.budget_plan import read_study
 from oligovox.experiment.cohorts import together
 
@@ -154,6 +156,13 @@ def test_another_ground_is_refused(make_phantom: Callable[..., Path], tmp_path: 
     for source in (tmp_path / "cut.jsonl", tmp_path / "none.jsonl", tmp_path / "phantom"):
         with pytest.raises(SettingsError, match="expected the folder of a study"):
             experiment.budget(written(tmp_path / "second.yaml", arms=rules), tmp_path / "new", reuse=source)
+    earlier = (tmp_path / "old" / "records.jsonl").read_text().replace(f'"numerics": {NUMERICS}, ', "")
+    (tmp_path / "earlier.jsonl").write_text(earlier)
+    same = written(tmp_path / "second.yaml", arms=rules)
+    with pytest.raises(SettingsError, match=rf"by code that gave other results \(numerics 1, now {NUMERICS}\)"):
+        experiment.budget(same, tmp_path / "new", reuse=tmp_path / "earlier.jsonl")
+    assert not results(tmp_path / "new")
+    shutil.rmtree(tmp_path / "new")
     other = written(tmp_path / "second.yaml", arms={"sharp": {**rules["sharp"], "settings": {"smoothing_mm": [2.0]}}})
     experiment.budget(other, tmp_path / "new", reuse=tmp_path / "old")
     assert not any("taken_from" in result for result in results(tmp_path / "new").values()), "it is another arm"

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from oligovox.networks.teacher import Teacher, cosine_momentum, warm_momentum
+from oligovox.networks.teacher import Teacher, cosine_momentum, rising_momentum, warm_momentum
 
 
 def student():
@@ -69,3 +69,13 @@ def test_modes():
     assert not plain.module[2].training
     assert dropping.module[2].training
     assert not nn.ModuleList([dropping]).eval()[0].module[2].training
+
+
+@pytest.mark.parametrize("steps", [10, 100, 1000, 10000])
+def test_of_the_first_weights_little_is_left_however_short_the_training(steps):
+    left = 1.0
+    for step in range(steps):
+        left *= rising_momentum(step, steps, 0.996)
+    assert left < 0.007  # e⁻⁵
+    assert rising_momentum(steps, steps, 0.996) == 1.0
+    assert rising_momentum(0, steps, 0.996) == pytest.approx(min(0.996, 1 - 10 / steps))

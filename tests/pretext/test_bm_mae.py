@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from oligovox.errors import SettingsError
+from oligovox.losses.outliers import contrast_slope
 from oligovox.method import Clock
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
@@ -137,3 +138,11 @@ def test_sizes_that_do_not_fit_the_vit_are_refused() -> None:
     for wrong in ({"token": 8}, {"width": 20}, {"width": 24, "heads": 5}):
         with pytest.raises(SettingsError, match="expected the encoder's token 4 and a width that is a multiple of 6"):
             BMMAE(_vit(), Settings(**{"token": TOKEN, "width": 24, "heads": 2, **wrong}))
+
+
+def test_the_slope_of_hidden_flair_is_noted() -> None:
+    method = _method()
+    views = method.views(_batch(), _rng())
+    restored = method.restore(views.image, views.present, views.visible)
+    slope = contrast_slope(restored[:, 2], views.target[:, 2], views.counted[:, 2])
+    assert method.losses(views, CLOCK).notes == {"lesion_slope": pytest.approx(slope.item())}

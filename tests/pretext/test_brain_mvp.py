@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from oligovox.losses.outliers import contrast_slope
 from oligovox.method import Clock
 from oligovox.networks.resenc import ResEnc
 from oligovox.networks.resenc import Settings as ResEncSettings
@@ -131,3 +132,16 @@ def test_one_sequence_alone_is_filled_by_its_template_which_learns() -> None:
     method.losses(views, LATE).total.backward()
     assert method.template.stored.grad.any()
     assert "template" not in "".join(method.export().state_dict())
+
+
+def test_the_slope_of_hidden_flair_is_noted_where_flair_was_drawn() -> None:
+    method, restored = _method(), []
+    method.restore.register_forward_hook(lambda _module, _given, made: restored.append(made))
+    views = method.views(_batch(), torch.Generator().manual_seed(1))
+    for which in (0, 2):
+        views = replace(views, which=torch.full_like(views.which, which))
+        restored.clear()
+        found = method.losses(views, Clock(0, 1)).notes
+        made, hidden = restored[0].chunk(2)[0][:, 0], (views.counted & views.hidden)[:, 0]
+        slope = contrast_slope(made, views.target[:, 0], hidden)
+        assert found == ({"lesion_slope": pytest.approx(slope.item())} if which == 2 else {})

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from oligovox.errors import SettingsError
+from oligovox.losses.outliers import contrast_slope
 from oligovox.method import Clock
 from oligovox.networks.resenc import ResEnc
 from oligovox.networks.resenc import Settings as ResEncSettings
@@ -131,3 +132,11 @@ def test_the_substitute_learns_what_helps_to_restore() -> None:
     method.losses(_views(method, batch), CLOCK).terms["restore"].backward()
     assert all(lattice.any() for lattice in method.substitute.stored.grad)
     assert "substitute" not in "".join(method.export().state_dict())
+
+
+def test_the_slope_of_hidden_flair_is_noted() -> None:
+    method = _method()
+    views = method.views(_batch(), torch.Generator().manual_seed(1))
+    restored = method.restore(method.network(method.visible(views), views.shown))
+    slope = contrast_slope(restored[:, 2], views.image[:, 2], (views.counted & views.hidden)[:, 2])
+    assert method.losses(views, CLOCK).notes == {"lesion_slope": pytest.approx(slope.item())}

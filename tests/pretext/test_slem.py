@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from oligovox.errors import GeometryError, SettingsError
@@ -88,15 +91,34 @@ def test_only_what_is_shown_matters(intensity: str) -> None:
     assert not views.composite[~batch.foreground].any()
 
 
-def _accuracy_of_a_glance(intensity: str) -> float:
-    """Sequence of a block from the mean and spread of what it shows: the commonest among blocks alike, on unseen blocks."""
+def _bent(batch: Batch) -> Batch:
+    """Noise of three shapes: normal, skewed, with long tails."""
+    image = (batch.image - batch.image.mean((0, 2, 3, 4), keepdim=True)) / batch.image.std((0, 2, 3, 4), keepdim=True)
+    powers = torch.arange(1, image.shape[1] + 1).view(-1, 1, 1, 1)
+    return replace(batch, image=image.pow(powers) * batch.foreground)
+
+
+def _mean_and_spread(part: Tensor) -> Tensor:
+    return torch.stack([part.sum(1) / (part != 0).sum(1), part.std(1)], 1)
+
+
+def _skewness_and_tails(part: Tensor) -> Tensor:
+    shown = part != 0
+    mean = (part.sum(1) / shown.sum(1))[:, None]
+    apart = (part - mean) * shown
+    spread = (apart.square().sum(1) / shown.sum(1)).sqrt()
+    return torch.stack([apart.pow(power).sum(1) / shown.sum(1) / spread**power for power in (3, 4)], 1)
+
+
+def _accuracy_of_a_glance(intensity: str, glance: Callable[[Tensor], Tensor], bend: Callable[[Batch], Batch]) -> float:
+    """Sequence of a block from two numbers of what it shows: the commonest among blocks alike, on unseen blocks."""
     method, features, sources = _method(intensity=intensity, blocks=(2, 2, 2), gap=2, jitter=1), [], []
     for seed in range(8):
-        views = method.views(_batch(samples=32, side=12), _rng(seed))
+        views = method.views(bend(_batch(samples=32, side=12)), _rng(seed))
         for g in range(8):
             x, y, z = (slice(6 * i, 6 * i + 6) for i in (g // 4, g // 2 % 2, g % 2))
             part = views.composite[:, 0, x, y, z].flatten(1)
-            features.append(torch.stack([part.sum(1) / (part != 0).sum(1), part.std(1)], 1))
+            features.append(glance(part))
             sources.append(views.composition[:, g])
     feature, source = torch.cat(features), torch.cat(sources)
     shares = torch.linspace(0, 1, 9)[1:-1]
@@ -110,7 +132,12 @@ def _accuracy_of_a_glance(intensity: str) -> float:
     ("intensity", "least", "most"), [("none", 0.8, 1.0), ("moments", 0, 0.42), ("histogram", 0, 0.42)]
 )
 def test_means_and_spreads_do_not_give_the_sequence_away(intensity: str, least: float, most: float) -> None:
-    assert least <= _accuracy_of_a_glance(intensity) <= most  # chance is 1/3
+    assert least <= _accuracy_of_a_glance(intensity, _mean_and_spread, lambda batch: batch) <= most  # chance is 1/3
+
+
+@pytest.mark.parametrize(("intensity", "least", "most"), [("moments", 0.6, 1.0), ("histogram", 0, 0.42)])
+def test_only_equal_histograms_take_away_skewness_and_tails(intensity: str, least: float, most: float) -> None:
+    assert least <= _accuracy_of_a_glance(intensity, _skewness_and_tails, _bent) <= most
 
 
 def test_a_strip_as_wide_as_the_gap_lies_over_every_border() -> None:
@@ -148,9 +175,10 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_what_is_asked(per_block: bool
     batch.foreground[0, :, :8, :8] = False  # the first block of the first sample
     views = method.views(batch, _rng())
     assert views.asked.logical_not().nonzero().tolist() == [[0, 0]]
+    standard = deepcopy(method.standard)
     found = method.losses(views, CLOCK)
     pooled = method.encoder(views.composite.expand(-1, 3, -1, -1, -1), batch.present)[-1].mean((2, 3, 4))
-    logits = method.compositions.layers(pooled)
+    logits = method.compositions.layers(standard(pooled))
     if per_block:
         each = logits.view(4, 3, 4).log_softmax(1)
         picked = each.gather(1, views.composition[:, None])[:, 0]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from oligovox.errors import SettingsError
+from oligovox.losses.outliers import contrast_slope
 from oligovox.method import Clock
 from oligovox.networks.resenc import ResEnc
 from oligovox.networks.resenc import Settings as ResEncSettings
@@ -124,3 +125,12 @@ def test_encoders_that_mix_places_otherwise_are_refused() -> None:
     for encoder, layer in ((vit, "LayerNorm"), (fusing, "Sigmoid")):
         with pytest.raises(SettingsError, match=f"the encoder has .*{layer}.*; expected convolutions"):
             SparK(encoder, Settings())
+
+
+def test_the_slope_of_hidden_flair_is_noted() -> None:
+    method, restored = _method(), []
+    method.restore.register_forward_hook(lambda _module, _given, made: restored.append(made))
+    views = method.views(_batch(), _rng())
+    found = method.losses(views, CLOCK).notes
+    slope = contrast_slope(restored[0][:, 1], views.target[:, 1], views.counted[:, 1])
+    assert found == {"lesion_slope": pytest.approx(slope.item())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from oligovox.errors import GeometryError, SettingsError
+from oligovox.losses.outliers import contrast_slope
 from oligovox.method import Clock, Needs
 from oligovox.networks.resenc import ResEnc
 from oligovox.networks.resenc import Settings as ResEncSettings
@@ -122,10 +124,11 @@ def test_a_partner_gives_only_what_both_have_and_absent_stays_absent() -> None:
 def test_the_three_losses_by_hand(pool: str) -> None:
     method, batch = _method(pool=pool, embedding=6, temperature=0.3), _batch(3)
     batch = replace(batch, foreground=batch.foreground & torch.tensor([True, True, False])[:, None, None, None, None])
-    views = method.views(batch, _rng())
+    views, standard = method.views(batch, _rng()), deepcopy(method.standard)
     terms = method.losses(views, CLOCK).terms
     deep = method.encoder(views.shown, views.present)[-1].flatten(2)
-    one, two = (deep.mean(2), deep.mean(2)) if pool == "mean" else (deep[..., 0], deep[..., 1])
+    mean = standard(deep.mean(2))
+    one, two = (mean, mean) if pool == "mean" else (deep[..., 0], deep[..., 1])
     odds = method.rotation(one).log_softmax(1)
     seen = [0, 1, 3, 4]  # the third sample has no foreground to tell a rotation by
     assert terms["rotation"].item() == pytest.approx(-sum(odds[v, views.turn[v]].item() for v in seen) / 4, rel=1e-5)
@@ -168,3 +171,12 @@ def test_what_cannot_work_is_refused() -> None:
         _method().losses(_method().views(single, _rng()), CLOCK)
     method = _method(contrast_weight=0.0)
     assert set(method.losses(method.views(single, _rng()), CLOCK).terms) == {"rotation", "restore"}
+
+
+def test_the_slope_of_flair_that_was_cut_out_is_noted() -> None:
+    method = _method()
+    views = method.views(_batch(), _rng())
+    restored = method.restore(method.decoder(method.encoder(views.shown, views.present))[0])
+    cut = views.counted & (views.shown != views.target)
+    slope = contrast_slope(restored[:, 1], views.target[:, 1], cut[:, 1])
+    assert method.losses(views, CLOCK).notes == {"lesion_slope": pytest.approx(slope.item())}

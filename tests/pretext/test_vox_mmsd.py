@@ -231,9 +231,9 @@ def test_teacher_and_centre_follow_after_the_step() -> None:
         for p in method.student.parameters():
             p.add_(1.0)
     before = [p.clone() for p in method.teacher.parameters()]
-    method.after_step(losses, Clock(10, 10))  # momentum 1: fixed
+    method.after_step(losses, Clock(100, 100))  # momentum 1: fixed
     assert all(torch.equal(p, old) for p, old in zip(method.teacher.parameters(), before, strict=True))
-    method.after_step(losses, CLOCK)
+    method.after_step(losses, Clock(0, 100))
     for mine, old in zip(method.teacher.parameters(), before, strict=True):
         torch.testing.assert_close(mine, old + 0.25)
     mean = losses.carry["mean"]

@@ -29,7 +29,7 @@ Scores = dict[str, dict[str, float | None]]
 _Row = dict[str, float | int | None]
 
 HALF = 0.5
-LIMITS = (0.1, 0.2, 0.3, 0.4, HALF, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+LIMITS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, HALF, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 """Probabilities among which the operating point is chosen."""
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.errors import SettingsError
 from oligovox.losses.masked import masked_mean
+from oligovox.losses.outliers import slope_note
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
@@ -114,7 +115,8 @@ class BMMAE(Method[Views]):
         """Σ over the sequences of the mean squared error of their counted voxels."""
         restored = self.restore(views.image, views.present, views.visible).float()
         error = masked_mean((restored - views.target).square(), views.counted, dim=(0, 2, 3, 4))
-        return Losses({f"restore_{name}": term for name, term in zip(self.modalities, error, strict=True)})
+        terms = {f"restore_{name}": term for name, term in zip(self.modalities, error, strict=True)}
+        return Losses(terms, notes=slope_note(restored.detach(), views.target, views.counted, self.modalities))
 
     def export(self) -> nn.Module:
         """The encoder, and the U-Net decoder where there is one; token decoder and heads stay behind."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.losses.contrast import info_nce
 from oligovox.losses.masked import masked_mean
+from oligovox.losses.outliers import slope_note
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
@@ -128,10 +129,14 @@ class BrainMVP(Method[Views]):
             "exchange": error[1],
             "contrast": contrast / 2,
         }
+        own = nn.functional.one_hot(views.which, m).bool()[:, :, None, None, None]
+        made, true = (values[:, :1].detach().expand(-1, m, -1, -1, -1) for values in (restored, views.target))
+        hidden = (views.counted & views.hidden)[:, :1] & own
         contrast_weight = chosen.contrast_weight if clock.progress >= chosen.contrast_from else 0.0
         return Losses(
             terms,
             {"template": chosen.template_weight, "exchange": chosen.exchange_weight, "contrast": contrast_weight},
+            slope_note(made, true, hidden, self.network.encoder.modalities),
         )
 
     def export(self) -> nn.Module:

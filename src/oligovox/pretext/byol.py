@@ -21,7 +21,7 @@ from oligovox import settings as base
 from oligovox.losses.masked import masked_mean
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.teacher import Teacher, cosine_momentum
+from oligovox.networks.teacher import Teacher, rising_momentum
 from oligovox.sample.batch import Batch
 from oligovox.sample.crops import crop_sides, view_pair
 
@@ -118,7 +118,7 @@ class BYOL(Method[Views]):
 
     def after_step(self, losses: Losses, clock: Clock) -> None:
         """Let the copy follow."""
-        self.target.update(self.online, cosine_momentum(clock.progress, self.settings.momentum))
+        self.target.update(self.online, rising_momentum(clock.step, clock.total, self.settings.momentum))
 
     def export(self) -> nn.Module:
         """The trained encoder, not the copy's; heads stay behind."""

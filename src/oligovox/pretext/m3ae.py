@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.errors import SettingsError
 from oligovox.losses.masked import masked_mean
+from oligovox.losses.outliers import slope_note
 from oligovox.method import Clock, Losses, Method
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
@@ -145,7 +146,8 @@ class M3AE(Method[Views]):
             "restore": masked_mean((restored - views.image).square(), views.counted),
             "spread": self.substitute.spread(),
         }
-        return Losses(terms, {"spread": self.settings.spread_weight})
+        note = slope_note(restored.detach(), views.image, views.counted & views.hidden, self.network.encoder.modalities)
+        return Losses(terms, {"spread": self.settings.spread_weight}, note)
 
     def export(self) -> nn.Module:
         """Encoder and decoder; the head and the substitute stay behind."""

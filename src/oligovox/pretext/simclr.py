@@ -2,7 +2,7 @@
 
 Source: Chen et al. 2020 (a simple framework for contrastive learning of visual representations, arXiv 2002.05709), carried to 3-D crops
     that overlap by half or more.
-Deviates: embeddings are pooled over the foreground only; views differ by the flips, movements and intensity changes of nnU-Net, not by
+Deviates: embeddings are pooled over the foreground only, and standardised; views differ by the flips, movements and intensity changes of nnU-Net, not by
     colour distortion; a sequence may be hidden in one view and shown in the other (`hide`); batches are small.
 """
 
@@ -21,7 +21,7 @@ from oligovox.losses.contrast import nt_xent
 from oligovox.losses.masked import masked_mean
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import ProjectionHead
+from oligovox.networks.heads import ProjectionHead, Standardised
 from oligovox.sample.batch import Batch
 from oligovox.sample.crops import crop_sides, view_pair
 
@@ -67,6 +67,7 @@ class SimCLR(Method[Views]):
         super().__init__()
         self.settings = settings
         self.encoder = encoder
+        self.standard = Standardised(encoder.channels[-1])
         self.project = ProjectionHead(encoder.channels[-1], settings.embedding, settings.hidden)
 
     def views(self, batch: Batch, rng: torch.Generator) -> Views:
@@ -81,7 +82,7 @@ class SimCLR(Method[Views]):
         """NT-Xent over the 2 b views of the batch, and of all processes."""
         deep = self.encoder(views.image, views.present)[-1]
         tissue = nn.functional.adaptive_avg_pool3d(views.foreground.float(), deep.shape[2:])
-        pooled = masked_mean(deep, tissue.expand_as(deep), dim=(2, 3, 4))
+        pooled = self.standard(masked_mean(deep, tissue.expand_as(deep), dim=(2, 3, 4)))
         first, second = self.project(pooled[..., None, None, None]).chunk(2)
         return Losses({"contrast": nt_xent(first, second, self.settings.temperature)})
 

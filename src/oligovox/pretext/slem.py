@@ -4,7 +4,7 @@ Source: Wang, Lin, Qi, Chen, Li, Shen, Ma 2025 (SLeM), J. Computer-Aided Design 
     doi 10.3724/SP.J.1089.2023-00339, of which only the abstract is public: four modalities cut into four blocks, put together at random,
     and a classification of the composition; a contextual fusion block (`bottleneck: contextual_fusion` of the network).
 Deviates: everything below those words is ours: 3-D blocks that span the depth, the class sets, histograms made equal with random
-    gamma, scale and shift, gap and jittered borders, pooling by block, head; the composite is shown in every channel of an M-channel encoder
+    gamma, scale and shift, gap and jittered borders, pooling by block, standardised, head; the composite is shown in every channel of an M-channel encoder
     with all sequences present, which stands for a one-channel stem inflated later (its M kernels start apart, not as copies).
 """
 
@@ -26,7 +26,7 @@ from oligovox.errors import GeometryError, SettingsError
 from oligovox.losses.masked import masked_mean
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import ProjectionHead
+from oligovox.networks.heads import ProjectionHead, Standardised
 from oligovox.sample.batch import Batch
 from oligovox.sample.pieces import Layout, Triple, cut, distant_orders, join, layout, reorder
 
@@ -113,6 +113,7 @@ class SLeM(Method[Views]):
         self.register_buffer("uses", nn.functional.one_hot(self.maps, sequences).amax(1) > 0, persistent=False)
         cells = blocks if settings.pool == "blocks" else 1
         outputs = blocks * sequences if settings.per_block else len(self.maps)
+        self.standard = Standardised(cells * encoder.channels[-1])
         self.compositions = ProjectionHead(cells * encoder.channels[-1], outputs, _HIDDEN)
         if settings.shuffle_positions:
             self.register_buffer("orders", distant_orders(blocks, settings.shuffle_positions), persistent=False)
@@ -159,7 +160,8 @@ class SLeM(Method[Views]):
         chosen, m = self.settings, len(self.encoder.modalities)
         present = torch.ones(len(views.number), m, dtype=torch.bool, device=views.number.device)
         feature = self.encoder(views.composite.expand(-1, m, -1, -1, -1), present)[-1]
-        pooled = _means(feature, chosen.blocks if chosen.pool == "blocks" else (1, 1, 1))
+        pooled = self.standard(_means(feature, chosen.blocks if chosen.pool == "blocks" else (1, 1, 1)))
+        pooled = pooled[:, :, None, None, None]
         whole = views.asked.all(1)
         logits = self.compositions(pooled).float()
         target, asked = views.number, whole
@@ -223,13 +225,13 @@ def _strips(where: Layout, samples: int, gap: int, jitter: int, rng: torch.Gener
     return shown
 
 
-def _means(feature: Float[Tensor, "b c x y z"], blocks: tuple[int, int, int]) -> Float[Tensor, "b d 1 1 1"]:
+def _means(feature: Float[Tensor, "b c x y z"], blocks: tuple[int, int, int]) -> Float[Tensor, "b d"]:
     """Mean over each block's part of the grid; parts share voxels where the grid cannot be divided."""
     for axis, n in enumerate(blocks, start=2):
         side = feature.shape[axis]
         parts = [(i * side // n, -(-(i + 1) * side // n)) for i in range(n)]
         feature = torch.cat([feature.narrow(axis, lo, hi - lo).mean(axis, keepdim=True) for lo, hi in parts], axis)
-    return feature.flatten(1)[:, :, None, None, None]
+    return feature.flatten(1)
 
 
 def _recoloured(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from oligovox import settings as base
 from oligovox.errors import SettingsError
 from oligovox.losses.masked import masked_mean
+from oligovox.losses.outliers import slope_note
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
@@ -111,7 +112,8 @@ class SparK(Method[Views]):
             for feature, token, stride in zip(features, self.tokens, self.network.encoder.strides, strict=True)
         ]
         restored = self.restore(self.network.decoder(dense)[0]).float()
-        return Losses({"restore": masked_mean((restored - views.target).square(), views.counted)})
+        note = slope_note(restored.detach(), views.target, views.counted, self.network.encoder.modalities)
+        return Losses({"restore": masked_mean((restored - views.target).square(), views.counted)}, notes=note)
 
     def export(self) -> nn.Module:
         """Encoder and decoder; the head and the vectors stay behind."""

@@ -4,7 +4,7 @@ Source: Tang et al. 2022 (self-supervised pre-training of Swin transformers for 
     released code does where the paper is silent.
 Deviates: any encoder; z-scores instead of intensities in [0, 1], so that the noise in the cuts has mean 0 and spread 1; cut-outs only
     change acquired sequences, and a partner's content only goes where both have the sequence; restoration is counted in the foreground;
-    pooled instead of single tokens for the two classifiers. `whole_volume`, `pool` give back the release in the last two.
+    pooled and standardised instead of single tokens for the two classifiers. `whole_volume`, `pool` give back the release in the last two.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from oligovox import settings as base
 from oligovox.errors import GeometryError
 from oligovox.losses.contrast import nt_xent
 from oligovox.losses.masked import masked_mean
+from oligovox.losses.outliers import slope_note
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.blocks import ConvNormAct, check_sides, initialise
 from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import ReconstructionHead
+from oligovox.networks.heads import ReconstructionHead, Standardised
 from oligovox.sample.batch import Batch
 from oligovox.sample.masks import spread
 
@@ -104,6 +105,8 @@ class SwinThreeTask(Method[Views]):
         skips = settings.restore_from == "skips"
         self.decoder = (Decoder if skips else BottleneckDecoder)(encoder.channels, encoder.strides)
         self.restore = ReconstructionHead(encoder.channels[0], len(encoder.modalities))
+        pooled = settings.pool == "mean"
+        self.standard = Standardised(encoder.channels[-1]) if pooled else nn.Identity()
         self.rotation = nn.Linear(encoder.channels[-1], 4 if settings.rotations == "one_axis" else 10)
         self.contrast = nn.Linear(encoder.channels[-1], settings.embedding)
 
@@ -161,20 +164,23 @@ class SwinThreeTask(Method[Views]):
         features = self.encoder(views.shown, views.present)
         for_rotation, for_contrast = self._pooled(features[-1])
         guess = nn.functional.cross_entropy(self.rotation(for_rotation).float(), views.turn, reduction="none")
-        error = (self.restore(self.decoder(features)[0]).float() - views.target).abs()
+        restored = self.restore(self.decoder(features)[0]).float()
+        error = (restored - views.target).abs()
         terms = {"rotation": masked_mean(guess, views.known), "restore": masked_mean(error, views.counted)}
         weights = {"rotation": chosen.rotation_weight, "restore": chosen.restore_weight}
         if chosen.contrast_weight > 0:
             first, second = self.contrast(for_contrast).chunk(2)
             terms["contrast"] = nt_xent(first, second, chosen.temperature)
             weights["contrast"] = chosen.contrast_weight
-        return Losses(terms, weights)
+        cut = views.counted & (views.shown != views.target)
+        return Losses(terms, weights, slope_note(restored.detach(), views.target, cut, self.encoder.modalities))
 
     def _pooled(self, deep: Float[Tensor, "v c i j k"]) -> tuple[Float[Tensor, "v c"], Float[Tensor, "v c"]]:
         """What the rotation and the contrast head read."""
         tokens = deep.flatten(2)
         if self.settings.pool == "mean":
-            return tokens.mean(2), tokens.mean(2)
+            mean = self.standard(tokens.mean(2))
+            return mean, mean
         return tokens[..., 0], tokens[..., 1]
 
     def export(self) -> nn.Module:

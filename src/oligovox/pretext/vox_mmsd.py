@@ -28,7 +28,7 @@ from oligovox.networks.compose import EncoderDecoder
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import ReconstructionHead
-from oligovox.networks.teacher import Teacher, cosine_momentum
+from oligovox.networks.teacher import Teacher, rising_momentum
 from oligovox.sample.batch import Batch
 from oligovox.sample.crops import crop_sides, cut, overlapping_starts
 from oligovox.sample.disturb import disturb
@@ -252,7 +252,7 @@ class VoxMMSD(Method[Views]):
 
     def after_step(self, losses: Losses, clock: Clock) -> None:
         """The teacher follows the student, the centre the teacher's projections."""
-        self.teacher.update(self.student, cosine_momentum(clock.progress, self.settings.momentum))
+        self.teacher.update(self.student, rising_momentum(clock.step, clock.total, self.settings.momentum))
         any_pair = losses.carry["any_pair"]
         rate = (1.0 - self.settings.centre_momentum * self.centred) * any_pair
         self.centre.lerp_(losses.carry["mean"], rate)
