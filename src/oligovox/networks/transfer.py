@@ -93,7 +93,8 @@ def transfer(
         norm_reset: scale each transferred convolution to the norm it had in the fresh target and set the instance norms to
             scale 1, shift 0: long pre-training lets weights grow, which under a norm lowers their effective learning rate.
         shuffled: a control, not a start: the values of each transferred weight in random order (always the same one). Its size and
-            spread stay, what was learned is gone; a gain that survives this was one of size.
+            spread stay, what a kernel looks for is gone; scales and shifts of norms stay unless `norm_reset` is on as well. A gain
+            that survives this was one of size, or of those.
 
     Raises:
         CheckpointError: the encoder is of another architecture, or the weights do not read `modalities`.
