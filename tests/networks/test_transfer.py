@@ -181,3 +181,21 @@ def test_a_wider_swin_is_refused_although_its_position_tables_fit():
 def test_wrong_modality_list_is_refused():
     with pytest.raises(CheckpointError, match="6 input channels, but 2 × 2 were expected for T1w, T2w"):
         transfer(build(THREE).state_dict(), ("T1w", "T2w"), build(THREE))
+
+
+def test_a_head_comes_along_where_it_is_asked_for_and_has_as_many_classes():
+    def with_head(classes, seed):
+        body = build(THREE, seed)
+        return SegmentationNetwork(body.encoder, body.decoder, SegmentationHead(8, classes))
+
+    old, everything = with_head(2, 0), ("encoder", "decoder", "head")
+    new = with_head(2, 1)
+    transfer(old.state_dict(), THREE, new)
+    assert not torch.equal(new.head.weight, old.head.weight)
+    assert transfer(old.state_dict(), THREE, new, parts=everything).count("fresh") == 0
+    assert all(torch.equal(value, new.state_dict()[name]) for name, value in old.state_dict().items())
+    other = with_head(4, 1)
+    fresh = [
+        row.tensor for row in transfer(old.state_dict(), THREE, other, parts=everything).rows if row.status == "fresh"
+    ]
+    assert fresh == ["head.weight", "head.bias"]

@@ -204,3 +204,15 @@ def test_settings_speak_of_sequences_by_name_and_in_order() -> None:
     for wrong in ({"plaque": {"T9": (0, 1)}}, {"plaque": {"T1w": (1, 0)}}, {"lesions": (3, 1)}, {"radius": (0, 3)}):
         with pytest.raises(ValidationError):
             Settings(**wrong)
+
+
+def test_the_head_leaves_as_one_of_two_classes_that_says_the_same() -> None:
+    method = _method()
+    with torch.no_grad():
+        method.find.weight.mul_(7.0)
+    before = torch.random.get_rng_state()
+    out, views = method.export(), method.views(_batch(), _rng())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    share = out(views.image, views.present).softmax(1)[:, 1]
+    torch.testing.assert_close(share, method.find(method.network(views.image, views.present))[:, 0].sigmoid())
+    assert {key.split(".")[0] for key in out.state_dict()} == {"encoder", "decoder", "head"}

@@ -211,8 +211,9 @@ class Finetune(Stage):
         False,
         description="a control: transferred weights in random order, so that only their size is left of pre-training",
     )
-    parts: tuple[Literal["encoder", "decoder"], ...] = Field(
-        ("encoder", "decoder"), description="what is taken over from pre-training"
+    parts: tuple[Literal["encoder", "decoder", "head"], ...] = Field(
+        ("encoder", "decoder"),
+        description="what is taken over from the start; head: what says lesion, of implanted_lesions or of a model that was trained on labels, if it has as many classes",
     )
 
 

@@ -87,7 +87,7 @@ def transfer(
         weights: state dict of an exported module: "encoder.…", "decoder.…"; other keys are not looked at.
         modalities: names of the channels these weights read, in order.
         target: has `encoder` (an `Encoder`) and maybe `decoder`; freshly initialised.
-        parts: which of the two to transfer.
+        parts: which to transfer: encoder, decoder, head.
         rescale: scale sums over sequences by (old m / new m). Turn it off for weights trained with absent sequences: then a network that reads
             a subset computes exactly what the old one computes with the others absent.
         norm_reset: scale each transferred convolution to the norm it had in the fresh target and set the instance norms to

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from oligovox.losses.dice import cross_entropy, dice_loss
 from oligovox.losses.masked import masked_mean
 from oligovox.method import Clock, Losses, Method
-from oligovox.networks.compose import EncoderDecoder
+from oligovox.networks.compose import EncoderDecoder, SegmentationNetwork
 from oligovox.networks.decoder import Decoder
 from oligovox.networks.encoder import Encoder
 from oligovox.networks.heads import RARE, ReconstructionHead, SegmentationHead
@@ -154,8 +154,12 @@ class ImplantedLesions(Method[Views]):
             self.teacher.update(self.network, warm_momentum(clock.step, self.settings.momentum))
 
     def export(self) -> nn.Module:
-        """Encoder and decoder; the heads stay behind."""
-        return self.network
+        """Encoder, decoder, and the head as one of two classes, of which the first is background; the other heads stay behind."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            head = SegmentationHead(self.find.in_channels, 2).to(self.find.weight)
+            for both, one in zip(head.parameters(), self.find.parameters(), strict=True):
+                both.copy_(torch.cat([torch.zeros_like(one), one]))  # softmax of (0, logit) is sigmoid of logit
+        return SegmentationNetwork(self.network.encoder, self.network.decoder, head)
 
 
 METHOD = ImplantedLesions
