@@ -95,6 +95,26 @@ def test_pretrain_and_finetune_in_two_processes(phantom: Path, tmp_path: Path) -
     follows(tmp_path / "finetune", tmp_path / "finetune_two")
 
 
+def test_what_heads_read_is_standardised_alike_in_two_processes(phantom: Path, tmp_path: Path) -> None:
+    experiment.prepare(phantom, tmp_path / "store", workers=1)
+    store, patch = tmp_path / "store", (32, 32, 32)
+    stage = Pretrain(method="slem", patch=patch, training=training(2), settings={"per_block": True})
+    experiment.pretrain(store, tmp_path / "one", stage=stage, network=NANO)
+    chosen = [
+        "--method",
+        "slem",
+        "--set",
+        "settings.per_block=true",
+        "--preset",
+        "nano",
+        *OPTIONS,
+        "--set",
+        "patch=[32,32,32]",
+    ]
+    two_processes("pretrain", store, "--out", tmp_path / "two", *chosen)
+    follows(tmp_path / "one", tmp_path / "two")
+
+
 @pytest.mark.parametrize("strategy", ["mean_teacher", "cross_pseudo"])
 def test_a_strategy_in_two_processes(phantom: Path, tmp_path: Path, strategy: str) -> None:
     """A teacher and a second network are the same on both, and exams without a label are shared out as the others are."""

@@ -42,16 +42,27 @@ def test_encoder_decoder_gives_the_full_resolution_feature_with_a_strided_stem_t
     assert {key.split(".")[0] for key in network.state_dict()} == {"encoder", "decoder"}
 
 
-def test_standardised_features_have_mean_0_and_spread_1_over_the_steps_and_remember_them():
-    standard, rng = Standardised(3), torch.Generator().manual_seed(0)
-    scale, middle = torch.tensor([0.01, 1.0, 5.0]), torch.tensor([0.3, 0.0, -20.0])
-    found = torch.cat([standard(middle + scale * torch.randn(2, 3, generator=rng)) for _ in range(1000)])[200:]
-    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=0.1, rtol=0)
-    torch.testing.assert_close(found.std(0), torch.ones(3), atol=0.15, rtol=0)
-    kept = {name: value.clone() for name, value in standard.state_dict().items()}
-    standard.eval()
-    torch.testing.assert_close(standard(middle[None]), torch.zeros(1, 3), atol=0.3, rtol=0)
-    assert all(torch.equal(value, kept[name]) for name, value in standard.state_dict().items())
+def test_standardised_features_have_mean_0_and_spread_1_over_the_steps_before():
+    standard, rng, found = Standardised(3), torch.Generator().manual_seed(0), []
+    scale, middle = torch.tensor([0.1, 1.0, 5.0]), torch.tensor([0.3, 0.0, -20.0])
+    for _ in range(1000):
+        pooled = middle + scale * torch.randn(2, 3, generator=rng)
+        kept = {name: value.clone() for name, value in standard.state_dict().items()}
+        found.append(standard(pooled))
+        assert all(torch.equal(value, kept[name]) for name, value in standard.state_dict().items())
+        standard.follow(standard.seen(pooled))
+    late = torch.cat(found)[400:]
+    torch.testing.assert_close(late.mean(0), torch.zeros(3), atol=0.1, rtol=0)
+    torch.testing.assert_close(late.std(0), torch.ones(3), atol=0.15, rtol=0)
+
+
+def test_the_first_steps_are_a_plain_mean_and_nothing_is_known_before_them():
+    standard, batches = Standardised(2), torch.randn(5, 4, 2)
+    assert torch.equal(standard(batches[0]), batches[0])
+    for batch in batches:
+        standard.follow(standard.seen(batch))
+    torch.testing.assert_close(standard.moments[0], batches.mean((0, 1)))
+    torch.testing.assert_close(standard.moments[1], batches.square().mean((0, 1)))
 
 
 def test_what_is_nearly_the_same_for_all_is_told_apart_once_it_is_standardised():
@@ -61,14 +72,16 @@ def test_what_is_nearly_the_same_for_all_is_told_apart_once_it_is_standardised()
     images[:, :, :8] *= 4 * torch.rand(16, 1, 1, 1, 1)
     with torch.no_grad():
         pooled = encoder(images, torch.ones(16, 1, dtype=torch.bool))[-1].mean((2, 3, 4))
-    raw, standard = (normalize(v) @ normalize(v).T for v in (pooled, Standardised(pooled.shape[1])(pooled)))
-    others = ~torch.eye(16, dtype=torch.bool)
-    assert raw[others].min() > 0.9
-    assert standard[others].mean() < 0.1
+    standard, others = Standardised(pooled.shape[1]), ~torch.eye(16, dtype=torch.bool)
+    standard.follow(standard.seen(pooled))
+    before, after = (normalize(v) @ normalize(v).T for v in (pooled, standard(pooled)))
+    assert before[others].min() > 0.9
+    assert after[others].mean() < 0.1
 
 
 def test_no_gradient_goes_through_mean_and_spread():
     standard, pooled = Standardised(2), torch.randn(4, 2, requires_grad=True)
+    standard.follow(standard.seen(pooled))
     standard(pooled).sum().backward()
-    spread = (standard.square - standard.mean.square()).sqrt()
-    torch.testing.assert_close(pooled.grad, (1 / spread).expand(4, 2))
+    mean, square = standard.moments
+    torch.testing.assert_close(pooled.grad, (1 / (square - mean.square()).sqrt()).expand(4, 2))

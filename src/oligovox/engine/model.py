@@ -23,7 +23,7 @@ class ModelDescription(Settings):
 
     format: Literal["oligovox-model/1"] = "oligovox-model/1"
     kind: Literal["encoder", "encoder-decoder", "segmentation", "classification"] | None = Field(
-        None, description="classification where the caller says so; else set by save_model"
+        None, description="where the caller does not say it, set by save_model"
     )
     sha256: str = Field("", description="of weights.safetensors; set by save_model")
     method: str = Field(description="name in the catalogue")

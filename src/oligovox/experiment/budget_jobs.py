@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 
 from oligovox.engine.log import read_log, say
-from oligovox.errors import NonFiniteLoss, RunError
+from oligovox.errors import NonFiniteLoss, RunError, SettingsError
 from oligovox.experiment.budget_claims import awaited, claimed
 from oligovox.experiment.budget_ground import Ground
 from oligovox.experiment.budget_plan import Run, Study
@@ -155,6 +155,24 @@ def work(study: Study, ground: Ground, out: Path, runs: Iterable[Run], note: Cal
         ready = [job for job in todo if all((out / before.result).is_file() for before in needs(study, job))]
         if not any(_attempt(job, study, ground, out, partial(note, len(jobs) - len(todo), len(jobs))) for job in ready):
             time.sleep(_WAIT_SECONDS)  # the rest is being done elsewhere
+
+
+def check_numerics(study: Study, out: Path) -> None:
+    """Whether what is finished in the folder was computed by code that gives the results of today's; asked only where something is left to do.
+
+    Raises:
+        SettingsError: it was not; says which.
+    """
+    jobs = jobs_of(study, study.runs)
+    finished = [job for job in jobs if (out / job.result).is_file()]
+    if len(finished) == len(jobs):
+        return
+    for job in finished:
+        if (numerics := read_json(out / job.result).get("numerics", 1)) != NUMERICS:
+            raise SettingsError(
+                f"{out}: {job.folder} was computed by code that gave other results (numerics {numerics}, now {NUMERICS}); choose another --out, or go on "
+                "with the version of oligovox that began it"
+            )
 
 
 def _attempt(job: Job, study: Study, ground: Ground, out: Path, note: Callable[[str], None]) -> bool:

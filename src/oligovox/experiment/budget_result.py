@@ -212,15 +212,8 @@ def _cautions(study: Study, before: Study, done: Done, ground: Ground, arms: Seq
     for source, number in sorted(Counter(result[TAKEN] for result in done.values() if TAKEN in result).items()):
         found.append(f"{number} of {len(done)} runs were not computed in this study but taken over from study {source}; their results, and the time "
                      "and memory they took, were known before this one was frozen.")  # fmt: skip
-    if (
-        len(
-            versions := sorted(
-                {f"{result['version']}, numerics {result.get('numerics', 1)}" for result in done.values()}
-            )
-        )
-        > 1
-    ):
-        found.append(f"Runs were made by different versions of oligovox: {'; '.join(versions)}.")
+    if len(versions := sorted({result["version"] for result in done.values()})) > 1:
+        found.append(f"Runs were made by different versions of oligovox: {', '.join(versions)}.")
     return tuple(found)
 
 

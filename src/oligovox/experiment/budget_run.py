@@ -35,7 +35,7 @@ from oligovox.errors import OligovoxError, RunError, SettingsError
 from oligovox.experiment.budget_claims import awaited
 from oligovox.experiment.budget_freeze import check_freeze, freeze, frozen_versions
 from oligovox.experiment.budget_ground import build_ground, check_study, open_ground
-from oligovox.experiment.budget_jobs import jobs_of, work, write_choices
+from oligovox.experiment.budget_jobs import check_numerics, jobs_of, work, write_choices
 from oligovox.experiment.budget_labels import label_views
 from oligovox.experiment.budget_plan import Run, Study, read_study
 from oligovox.experiment.budget_records import check_records, link_ground, read_records, take_over, write_records
@@ -81,6 +81,7 @@ def budget(
     check_freeze(asked, out)
     check_writable(out)
     check_study(asked, out)
+    check_numerics(asked, out)
     records = read_records(Path(reuse)) if reuse else None
     if records:
         check_records(records, asked)

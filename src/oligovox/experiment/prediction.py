@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from oligovox.cohort.modalities import sequence_of
 from oligovox.cohort.reading import several
 from oligovox.engine.log import say
-from oligovox.engine.model import ModelDescription
+from oligovox.engine.model import ModelDescription, load_model
 from oligovox.engine.runtime import Hardware, Runtime
-from oligovox.errors import CheckpointError
+from oligovox.errors import CheckpointError, SettingsError
 from oligovox.experiment.recipe import Predict
 from oligovox.experiment.sequence_price import MEASURED, NOT_MEASURED, expected_loss, loss_in_words, read_losses
 from oligovox.experiment.training import load_network, model_folder
@@ -114,6 +114,30 @@ def predict_cases(
 def task_of(settings: Mapping[str, Any]) -> segmentation.Settings:
     """The settings of the segmentation in those of a method: its own, or those that a semi-supervised strategy holds as `task`."""
     return parse(segmentation.Settings, settings.get("task", settings), "method segmentation")
+
+
+def check_head(start: Path, settings: Mapping[str, Any]) -> None:
+    """Whether the head of a start says what this method's outputs stand for.
+
+    Args:
+        start: run or model folder.
+        settings: of the method that takes it over.
+
+    Raises:
+        SettingsError: there is none, or its outputs are others.
+    """
+    weights, description = load_model(folder := model_folder(start))
+    asked, advice = task_of(settings), "leave head out of finetune.parts"
+    wanted = f"{asked.mode} {', '.join(asked.labels)}"
+    if "head.weight" not in weights:
+        raise SettingsError(f"{folder}: trained by {description.method}, without a head to take over; {advice}")
+    if description.kind == "segmentation":
+        own = task_of(description.settings)
+        if (own.mode, [*own.labels.items()]) != (asked.mode, [*asked.labels.items()]):
+            found = f"{own.mode} {', '.join(own.labels)}"
+            raise SettingsError(f"{folder}: its head tells {found}, and this training {wanted}; {advice}")
+    elif asked.mode != "classes" or len(asked.labels) != 1:
+        raise SettingsError(f"{folder}: its head tells lesion from background, and this training {wanted}; {advice}")
 
 
 def region_outputs(settings: Mapping[str, Any]) -> Mapping[str, Sequence[int]] | None:

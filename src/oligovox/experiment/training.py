@@ -180,6 +180,8 @@ def _train(
     start = load_start(method, job.start, job.parts, job.norm_reset, job.shuffled, job.tensors) if job.start else None
     source = PatchSource(plan, job.streams, stage.patch, stage.training.seed, apart=method.needs.apart)
     description = describe(job, store, start)
+    if catalogue.entries("METHOD")[job.method].room == "pretext" and hasattr(method.export(), "head"):
+        description = description.model_copy(update={"kind": "encoder-decoder"})  # a start, whatever its head says
     return fit_and_export(
         method,
         source.batch,

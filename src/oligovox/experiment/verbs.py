@@ -23,7 +23,7 @@ from oligovox.engine.runtime import Hardware
 from oligovox.errors import CheckpointError, CohortError, LabelError, SettingsError
 from oligovox.experiment.cohorts import Show, quiet, read_cohort
 from oligovox.experiment.people import seen_unlabelled
-from oligovox.experiment.prediction import load_segmentation, predict_cases, region_outputs
+from oligovox.experiment.prediction import check_head, load_segmentation, predict_cases, region_outputs
 from oligovox.experiment.realism import realism_page
 from oligovox.experiment.recipe import Finetune, NetworkChoice, Predict, Pretrain, nested
 from oligovox.experiment.training import Job, model_folder, of_finetuning, start_network, train
@@ -233,6 +233,8 @@ def finetune(
     if stage.semi and (more := seen_unlabelled(store, stage.semi, cases, split)):
         streams.append(Stream(more, stage.semi.batch, use_labels=False))
     method, settings = of_finetuning(stage, store.labels)
+    if start and "head" in stage.parts:
+        check_head(start, settings)
     job = Job(
         method=method,
         settings=settings,

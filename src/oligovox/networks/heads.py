@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from oligovox.networks.teacher import warm_momentum
-
 RARE = 0.01
 """Probability of a lesion at a voxel, before anything is known of it."""
+
+_NARROW = 1e-4  # smallest variance that is divided by: that of the first two samples may be nothing
 
 
 class SegmentationHead(nn.Conv3d):
@@ -53,38 +53,42 @@ class ReconstructionHead(nn.Conv3d):
 
 
 class Standardised(nn.Module):
-    """(value − mean) / spread of each channel, over the samples of the last steps.
+    """(value − mean) / spread of each channel, over the samples of the steps before.
 
     For what is pooled from a map that went through an instance norm: its mean over space is nearly the same number whatever was shown
     (directions of two patches have a cosine of 0.99), and a head on it learns slowly or not at all. A batch norm would know the samples of one batch only,
-    which are two or four here.
+    which are two or four here. Before the first step nothing is known, and values stay as they are.
 
     Args:
         channels: of the pooled feature.
-        ceiling: largest share of the mean so far that a step keeps.
+        ceiling: largest share of mean and spread so far that a step keeps.
     """
 
-    mean: Tensor
-    square: Tensor
+    moments: Tensor
     steps: Tensor
 
     def __init__(self, channels: int, ceiling: float = 0.99) -> None:
         super().__init__()
         self.ceiling = ceiling
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("square", torch.ones(channels))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("moments", torch.stack([torch.zeros(channels), torch.ones(channels)]))
+        self.register_buffer("steps", torch.zeros(()))
 
     def forward(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
-        """In training the samples shown count as well; no gradient through mean and spread."""
-        pooled = pooled.float()
-        if self.training:
-            seen, rate = pooled.detach(), 1.0 - warm_momentum(int(self.steps), self.ceiling)
-            self.mean.lerp_(seen.mean(0), rate)
-            self.square.lerp_(seen.square().mean(0), rate)
-            self.steps += 1
-        spread = (self.square - self.mean.square()).clamp(min=1e-6).sqrt()
-        return (pooled - self.mean) / spread
+        """In float32. Changes nothing on self."""
+        mean, square = self.moments
+        return (pooled.float() - mean) / (square - mean.square()).clamp(min=_NARROW).sqrt()
+
+    @staticmethod
+    def seen(pooled: Float[Tensor, "b c"]) -> Float[Tensor, "2 c"]:
+        """Mean and mean square of a batch: to be carried to `follow`, once after each step."""
+        values = pooled.detach().float()
+        return torch.stack([values.mean(0), values.square().mean(0)])
+
+    @torch.no_grad()
+    def follow(self, seen: Float[Tensor, "2 c"]) -> None:
+        """Count a step's samples in: the plain mean of the first steps, then an exponential one."""
+        self.moments.lerp_(seen, (1.0 / (self.steps + 1.0)).clamp(min=1.0 - self.ceiling))
+        self.steps += 1
 
 
 class ProjectionHead(nn.Module):

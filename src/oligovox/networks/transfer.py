@@ -118,7 +118,8 @@ def transfer(
             if value is not None:
                 if shuffled and value.ndim > 1:
                     value = in_random_order(value, torch.Generator().manual_seed(value.numel()))
-                ours[name].copy_(_with_fresh_norm(module, name, value, ours[name]) if norm_reset else value)
+                resized = norm_reset and part != "head"  # no norm follows it
+                ours[name].copy_(_with_fresh_norm(module, name, value, ours[name]) if resized else value)
             source = tuple(theirs[name].shape) if name in theirs else None
             rows.append(Row(f"{part}.{name}", status, source, tuple(ours[name].shape)))
         unused += [f"{part}.{name}" for name in theirs if name not in state]

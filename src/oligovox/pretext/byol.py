@@ -3,7 +3,8 @@
 Source: Grill et al. 2020 (bootstrap your own latent, arXiv 2006.07733), carried to 3-D crops that overlap by half or more.
 Deviates: layer norm instead of batch norm in the heads, whose statistics would be those of two samples (`norm: batch` is the paper's; that
     it works without is Richemond et al. 2020, arXiv 2010.10241); heads of 1024 hidden units, the paper has 4096; embeddings are pooled over
-    the foreground only; views differ by the effects of nnU-Net, and a sequence may be hidden in one of them (`hide`).
+    the foreground only; views differ by the effects of nnU-Net, and a sequence may be hidden in one of them (`hide`); in a training of less than 2500
+    steps the copy forgets faster.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ class Settings(base.Settings):
     hidden: int = Field(1024, ge=1, description="units between the two layers of the heads; 4096 in the paper")
     embedding: int = Field(256, ge=1, description="size of the embedding")
     norm: Literal["layer", "batch"] = Field("layer", description="norm in the heads; batch is the paper's")
-    momentum: float = Field(0.996, ge=0, le=1, description="of the copy at the first step; rises to 1 along a cosine")
+    momentum: float = Field(
+        0.996,
+        ge=0,
+        le=1,
+        description="of the copy at the first step, at most 1 − 10 / steps; rises to 1 along a cosine",
+    )
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class ImplantedLesions(Method[Views]):
         self.settings = settings
         self.network = EncoderDecoder(encoder, Decoder(encoder.channels, encoder.strides))
         channels = self.network.decoder.channels[0]
-        self.find = SegmentationHead(channels, 1).expect(RARE, background=False)
+        self.find = SegmentationHead(channels, 2).expect(RARE, background=True)
         self.tell = SegmentationHead(channels, 3) if settings.compartment_weight and settings.nested else None
         self.restore = ReconstructionHead(channels, len(encoder.modalities)) if settings.restore_weight else None
         self.predict = nn.Conv3d(channels, channels, 1) if settings.distil_weight else None
@@ -118,7 +118,8 @@ class ImplantedLesions(Method[Views]):
         """Dice and cross-entropy of the lesions, and the terms that are asked for."""
         chosen = self.settings
         feature = self.network(views.image, views.present)
-        logit = self.find(feature)[:, 0].float()
+        background, lesion = self.find(feature).float().unbind(1)
+        logit = lesion - background
         share = logit.sigmoid()
         weight = views.counted * torch.where(views.decoy, chosen.decoy_weight, 1.0)
         error = F.binary_cross_entropy_with_logits(logit, views.lesion.float(), reduction="none")
@@ -154,12 +155,8 @@ class ImplantedLesions(Method[Views]):
             self.teacher.update(self.network, warm_momentum(clock.step, self.settings.momentum))
 
     def export(self) -> nn.Module:
-        """Encoder, decoder, and the head as one of two classes, of which the first is background; the other heads stay behind."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            head = SegmentationHead(self.find.in_channels, 2).to(self.find.weight)
-            for both, one in zip(head.parameters(), self.find.parameters(), strict=True):
-                both.copy_(torch.cat([torch.zeros_like(one), one]))  # softmax of (0, logit) is sigmoid of logit
-        return SegmentationNetwork(self.network.encoder, self.network.decoder, head)
+        """Encoder, decoder, and the head that says where lesions are, of two classes; the other heads stay behind."""
+        return SegmentationNetwork(self.network.encoder, self.network.decoder, self.find)
 
 
 METHOD = ImplantedLesions

@@ -82,9 +82,14 @@ class SimCLR(Method[Views]):
         """NT-Xent over the 2 b views of the batch, and of all processes."""
         deep = self.encoder(views.image, views.present)[-1]
         tissue = nn.functional.adaptive_avg_pool3d(views.foreground.float(), deep.shape[2:])
-        pooled = self.standard(masked_mean(deep, tissue.expand_as(deep), dim=(2, 3, 4)))
-        first, second = self.project(pooled[..., None, None, None]).chunk(2)
-        return Losses({"contrast": nt_xent(first, second, self.settings.temperature)})
+        means = masked_mean(deep.float(), tissue.expand_as(deep), dim=(2, 3, 4))
+        first, second = self.project(self.standard(means)[..., None, None, None]).chunk(2)
+        loss = nt_xent(first, second, self.settings.temperature)
+        return Losses({"contrast": loss}, carry={"means": self.standard.seen(means)})
+
+    def after_step(self, losses: Losses, clock: Clock) -> None:
+        """Remember what was pooled."""
+        self.standard.follow(losses.carry["means"])
 
     def export(self) -> nn.Module:
         """The encoder; the projector stays behind."""

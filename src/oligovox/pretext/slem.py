@@ -160,8 +160,8 @@ class SLeM(Method[Views]):
         chosen, m = self.settings, len(self.encoder.modalities)
         present = torch.ones(len(views.number), m, dtype=torch.bool, device=views.number.device)
         feature = self.encoder(views.composite.expand(-1, m, -1, -1, -1), present)[-1]
-        pooled = self.standard(_means(feature, chosen.blocks if chosen.pool == "blocks" else (1, 1, 1)))
-        pooled = pooled[:, :, None, None, None]
+        means = _means(feature.float(), chosen.blocks if chosen.pool == "blocks" else (1, 1, 1))
+        pooled = self.standard(means)[:, :, None, None, None]
         whole = views.asked.all(1)
         logits = self.compositions(pooled).float()
         target, asked = views.number, whole
@@ -173,7 +173,11 @@ class SLeM(Method[Views]):
         if chosen.shuffle_positions:
             terms["position"] = masked_mean(error(self.positions(pooled).float(), views.order), whole)
         notes = {"composition accuracy": float(masked_mean(right.float(), whole)), "asked": float(whole.float().mean())}
-        return Losses(terms, notes=notes)
+        return Losses(terms, notes=notes, carry={"means": self.standard.seen(means)})
+
+    def after_step(self, losses: Losses, clock: Clock) -> None:
+        """Remember what was pooled."""
+        self.standard.follow(losses.carry["means"])
 
     def export(self) -> nn.Module:
         """The encoder, with its fusion block where it has one."""

@@ -105,8 +105,7 @@ class SwinThreeTask(Method[Views]):
         skips = settings.restore_from == "skips"
         self.decoder = (Decoder if skips else BottleneckDecoder)(encoder.channels, encoder.strides)
         self.restore = ReconstructionHead(encoder.channels[0], len(encoder.modalities))
-        pooled = settings.pool == "mean"
-        self.standard = Standardised(encoder.channels[-1]) if pooled else nn.Identity()
+        self.standard = Standardised(encoder.channels[-1])
         self.rotation = nn.Linear(encoder.channels[-1], 4 if settings.rotations == "one_axis" else 10)
         self.contrast = nn.Linear(encoder.channels[-1], settings.embedding)
 
@@ -173,14 +172,19 @@ class SwinThreeTask(Method[Views]):
             terms["contrast"] = nt_xent(first, second, chosen.temperature)
             weights["contrast"] = chosen.contrast_weight
         cut = views.counted & (views.shown != views.target)
-        return Losses(terms, weights, slope_note(restored.detach(), views.target, cut, self.encoder.modalities))
+        note = slope_note(restored.detach(), views.target, cut, self.encoder.modalities)
+        return Losses(terms, weights, note, {"means": self.standard.seen(_means(features[-1]))})
+
+    def after_step(self, losses: Losses, clock: Clock) -> None:
+        """Remember what was pooled."""
+        self.standard.follow(losses.carry["means"])
 
     def _pooled(self, deep: Float[Tensor, "v c i j k"]) -> tuple[Float[Tensor, "v c"], Float[Tensor, "v c"]]:
         """What the rotation and the contrast head read."""
-        tokens = deep.flatten(2)
         if self.settings.pool == "mean":
-            mean = self.standard(tokens.mean(2))
+            mean = self.standard(_means(deep))
             return mean, mean
+        tokens = deep.flatten(2)
         return tokens[..., 0], tokens[..., 1]
 
     def export(self) -> nn.Module:
@@ -188,6 +192,11 @@ class SwinThreeTask(Method[Views]):
         if isinstance(self.decoder, Decoder):
             return EncoderDecoder(self.encoder, self.decoder)
         return nn.ModuleDict({"encoder": self.encoder})
+
+
+def _means(deep: Float[Tensor, "v c i j k"]) -> Float[Tensor, "v c"]:
+    """Over all tokens."""
+    return deep.flatten(2).float().mean(2)
 
 
 class BottleneckDecoder(nn.Module):
