@@ -166,3 +166,23 @@ def test_another_ground_is_refused(make_phantom: Callable[..., Path], tmp_path: 
     other = written(tmp_path / "second.yaml", arms={"sharp": {**rules["sharp"], "settings": {"smoothing_mm": [2.0]}}})
     experiment.budget(other, tmp_path / "new", reuse=tmp_path / "old")
     assert not any("taken_from" in result for result in results(tmp_path / "new").values()), "it is another arm"
+
+
+def test_a_folder_that_earlier_code_began_is_shown_and_not_gone_on_with(
+    make_phantom: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_phantom(tmp_path / "phantom", subjects=6, labelled=6, side=20)
+    rules, out = {"sharp": OLD["sharp"]}, tmp_path / "out"
+    file = written(tmp_path / "study.yaml", arms=rules)
+    experiment.budget(file, out)
+    for place, result in results(out).items():
+        assert result.pop("numerics") == NUMERICS
+        (out / place).write_text(json.dumps(result))
+    before = results(out)
+    assert experiment.budget(file, out)["finished"] == 1  # nothing is left to do
+    more = written(
+        tmp_path / "more.yaml", arms=rules | {"soft": {**rules["sharp"], "settings": {"smoothing_mm": [2.0]}}}
+    )
+    with pytest.raises(SettingsError, match=rf"numerics 1, now {NUMERICS}\); choose another --out, or go on with"):
+        experiment.budget(more, out)
+    assert results(out) == before
