@@ -76,7 +76,8 @@ class Standardised(nn.Module):
     def forward(self, pooled: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
         """In float32. Changes nothing on self."""
         mean, square = self.moments
-        return (pooled.float() - mean) / (square - mean.square()).clamp(min=_NARROW).sqrt()
+        standardised: Tensor = (pooled.float() - mean) / (square - mean.square()).clamp(min=_NARROW).sqrt()
+        return standardised
 
     @staticmethod
     def seen(pooled: Float[Tensor, "b c"]) -> Float[Tensor, "2 c"]:
