@@ -180,9 +180,7 @@ def test_a_folder_that_earlier_code_began_is_shown_and_not_gone_on_with(
         (out / place).write_text(json.dumps(result))
     before = results(out)
     assert experiment.budget(file, out)["finished"] == 1  # nothing is left to do
-    more = written(
-        tmp_path / "more.yaml", arms=rules | {"soft": {**rules["sharp"], "settings": {"smoothing_mm": [2.0]}}}
-    )
+    more = written(file, arms=rules | {"soft": {**rules["sharp"], "settings": {"smoothing_mm": [2.0]}}})
     with pytest.raises(SettingsError, match=rf"numerics 1, now {NUMERICS}\); choose another --out, or go on with"):
         experiment.budget(more, out)
     assert results(out) == before
