@@ -24,6 +24,7 @@ from pydantic import Field
 from oligovox.cohort.reading import who
 from oligovox.errors import CohortError, nearest
 from oligovox.files import read_json, write_json, write_tsv
+from oligovox.prepare.arrays import mapped
 from oligovox.prepare.lesion_grades import GradeRule
 from oligovox.prepare.lesion_masks import LesionRule
 from oligovox.prepare.susceptibility import Units
@@ -121,7 +122,7 @@ class StoredLesion:
     def _load(self, name: str) -> np.ndarray:
         path = self.folder / f"{name}.npy"
         try:
-            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)[self.number - 1]
+            array: np.ndarray = mapped(path)[self.number - 1]
         except (OSError, EOFError, ValueError, IndexError) as error:
             raise CohortError(
                 f"{path}: cannot be read ({error}); delete the folder {self.folder} and extract again"

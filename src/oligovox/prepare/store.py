@@ -27,6 +27,7 @@ from scipy import ndimage
 from oligovox.cohort.modalities import canonical, channel, sequence_of, sequences_of
 from oligovox.errors import CohortError, LabelError, nearest
 from oligovox.files import read_json, write_json
+from oligovox.prepare.arrays import mapped
 from oligovox.prepare.geometry import Placement
 from oligovox.settings import Settings, parse
 
@@ -161,12 +162,11 @@ class StoredCase:
     def _load(self, name: str) -> np.ndarray:
         path = self.folder / f"{name}.npy"
         try:
-            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+            return mapped(path)
         except (OSError, EOFError, ValueError) as error:
             raise CohortError(
                 f"{path}: cannot be read ({error}); delete the folder {self.folder} and prepare again"
             ) from error
-        return array
 
 
 @dataclass(frozen=True)
