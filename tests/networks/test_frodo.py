@@ -37,7 +37,7 @@ def test_shapes_and_weights_of_the_paper() -> None:
         features = encoder(image, present)
         assert [tuple(f.shape[1:]) for f in features] == [(32, 32, 32, 32), (64, 16, 16, 16), (128, 8, 8, 8)]
         assert encoder.stem("QSM", image, present).shape == (2, 32, 32, 32, 32)
-        assert network.head.embedding(features[-1]).shape == (2, 64)
+        assert network.head.embedding(network.head.pooled(features[-1])).shape == (2, 64)
         assert network(image, present).shape == (2,)
     availability = 2 * 16 * 27  # the stems' second channel, which the paper does not have
     assert sum(p.numel() for p in network.parameters()) - availability == 2_213_645  # 2.21 M

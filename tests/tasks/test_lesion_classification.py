@@ -55,6 +55,20 @@ def _terms(method: LesionClassification, batch: Batch, seed: int = 1) -> dict[st
     return dict(method.losses(method.views(batch, _rng(seed)), CLOCK).terms)
 
 
+def test_what_a_residual_encoder_hands_on_is_standardised_by_the_steps_before() -> None:
+    """The mean over its instance-normed map is nearly the same for all lesions, and a head on it hardly learns."""
+    torch.manual_seed(0)
+    network = build_encoder(NetworkChoice.named("resenc", "nano"), PAIR)
+    method, batch = LesionClassification(network, parse(Settings, {"dropout": 0.0}, "test")), _batch(1, 0, 0, 1, 1, 0)
+    losses = method.losses(method.views(batch, _rng()), CLOCK)
+    method.after_step(losses, CLOCK)
+    head = method.network.head
+    pooled = head.standard(head.pooled(network(batch.image, batch.present)[-1]))
+    torch.testing.assert_close(pooled.mean(0), torch.zeros(pooled.shape[1]), atol=1e-4, rtol=0)
+    assert "head.standard.moments" in method.export().state_dict()
+    assert isinstance(_method().network.head.standard, nn.Identity)  # FRODO's own network is as in the paper
+
+
 def test_the_loss_is_cross_entropy_and_the_weighted_contrast() -> None:
     method, batch = _method(dropout=0.0), _batch(1, 0, 0, 1, -1)
     logit = method.export()(batch.image, batch.present)
@@ -62,7 +76,8 @@ def test_the_loss_is_cross_entropy_and_the_weighted_contrast() -> None:
     y = torch.tensor([1.0, 0.0, 0.0, 1.0])
     p = logit[:4].sigmoid()
     entropy = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
-    embedding = method.network.head.embedding(method.network.encoder(batch.image, batch.present)[-1])
+    head = method.network.head
+    embedding = head.embedding(head.pooled(method.network.encoder(batch.image, batch.present)[-1]))
     terms = _terms(method, batch)
     torch.testing.assert_close(terms["cross_entropy"], entropy)
     weight = 0.07889  # log(1 + exp(-2.5))

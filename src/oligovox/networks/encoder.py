@@ -25,6 +25,7 @@ class Encoder(nn.Module, ABC):
             (see `with_availability`) → number of channel groups in it, so that weights can be moved by modality name.
         by_sequence: of these the axis runs over the sequences, and several acquisitions of one share its slice.
         normalised: the deepest map goes through a norm over its voxels, which leaves nothing of a single one.
+        flat_mean: the deepest map goes through an instance norm, so that its mean over space is nearly the same whatever is shown; heads on it standardise.
         apart: of these, those whose channels meet in no sum: they are moved as they are, whatever the number of sequences.
     """
 
@@ -34,6 +35,7 @@ class Encoder(nn.Module, ABC):
     modality_weights: Mapping[str, int]
     by_sequence: bool = False
     normalised: bool = False
+    flat_mean: bool = False
     apart: frozenset[str] = frozenset()
 
     def check_sides(self, sides: Sequence[int]) -> None:

@@ -117,26 +117,36 @@ class ProjectionHead(nn.Module):
 class ClassificationHead(nn.Module):
     """Mean over space, or over the cells of a coarse grid, then linear layers with ReLU: an embedding; from it, one logit a sample.
 
+    Attributes:
+        standard: `Standardised`, whose `follow` is called after each step, or nothing.
+
     Args:
         channels: of the feature.
         hidden: units of the linear layers before the last; the last of them is the size of the embedding.
         grid: cells a side; 1 is the mean over all of space.
+        standardised: what is pooled is standardised first.
     """
 
-    def __init__(self, channels: int, hidden: Sequence[int], grid: int = 1) -> None:
+    def __init__(self, channels: int, hidden: Sequence[int], grid: int = 1, *, standardised: bool = False) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool3d(grid)
+        self.standard = Standardised(channels * grid**3) if standardised else nn.Identity()
         self.embed = nn.Sequential()
         for before, after in pairwise((channels * grid**3, *hidden)):
             self.embed.extend([nn.Linear(before, after), nn.ReLU(inplace=True)])
         self.score = nn.Linear(hidden[-1], 1)
 
-    def embedding(self, feature: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d"]:
-        """(b, channels, x, y, z) → (b, hidden[-1]), not normalised."""
-        embedding: Tensor = self.embed(self.pool(feature).flatten(1))
+    def pooled(self, feature: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b p"]:
+        """(b, channels, x, y, z) → (b, channels · grid³)."""
+        pooled: Tensor = self.pool(feature).flatten(1)
+        return pooled
+
+    def embedding(self, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b d"]:
+        """(b, channels · grid³) → (b, hidden[-1]), not normalised."""
+        embedding: Tensor = self.embed(self.standard(pooled))
         return embedding
 
     def forward(self, feature: Float[Tensor, "b c x y z"]) -> Float[Tensor, " b"]:
         """(b, channels, x, y, z) → (b,)."""
-        logit: Tensor = self.score(self.embedding(feature))[:, 0]
+        logit: Tensor = self.score(self.embedding(self.pooled(feature)))[:, 0]
         return logit

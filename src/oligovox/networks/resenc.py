@@ -70,7 +70,7 @@ class ResEnc(Encoder):
     Strides are `stem_stride · (1, 2, 4, …)`.
     """
 
-    normalised = True
+    normalised, flat_mean = True, True
 
     def __init__(self, modalities: tuple[str, ...], settings: Settings) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from oligovox.losses.masked import masked_mean
 from oligovox.method import Clock, Losses, Method, Needs
 from oligovox.networks.compose import ClassificationNetwork
 from oligovox.networks.encoder import Encoder
-from oligovox.networks.heads import ClassificationHead
+from oligovox.networks.heads import ClassificationHead, Standardised
 from oligovox.sample.batch import Batch
 from oligovox.sample.masks import kept_units
 
@@ -97,7 +97,7 @@ class LesionClassification(Method[Views]):
     def __init__(self, encoder: Encoder, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        head = ClassificationHead(encoder.channels[-1], settings.hidden, settings.grid)
+        head = ClassificationHead(encoder.channels[-1], settings.hidden, settings.grid, standardised=encoder.flat_mean)
         self.network = ClassificationNetwork(encoder, head)
         if settings.contrast:
             self.contrast = nn.Parameter(torch.tensor(settings.contrast_start))
@@ -129,15 +129,22 @@ class LesionClassification(Method[Views]):
     def losses(self, views: Views, clock: Clock) -> Losses:
         """Cross-entropy over the lesions with a grade, and softplus(w) times their contrast; 0 where no lesion has a grade."""
         head, chosen = self.network.head, self.settings
-        embedding = head.embedding(self.network.encoder(views.image, views.present)[-1]) * views.kept
+        pooled = head.pooled(self.network.encoder(views.image, views.present)[-1])
+        embedding = head.embedding(pooled) * views.kept
         error = self._error(head.score(embedding)[:, 0].float(), views.target)
         terms = {"cross_entropy": masked_mean(error, views.known)}
+        carry = {"pooled": Standardised.seen(pooled)}
         if not chosen.contrast:
-            return Losses(terms)
+            return Losses(terms, carry=carry)
         grade = torch.where(views.known, (views.target > 0.5).long(), -1)
         weight = functional.softplus(self.contrast)
         terms["contrast"] = weight * supervised_contrast(embedding, grade, chosen.temperature)
-        return Losses(terms, notes={"contrast_weight": weight.item()})
+        return Losses(terms, notes={"contrast_weight": weight.item()}, carry=carry)
+
+    def after_step(self, losses: Losses, clock: Clock) -> None:
+        """Remember what was pooled, where that is standardised."""
+        if isinstance(standard := self.network.head.standard, Standardised):
+            standard.follow(losses.carry["pooled"])
 
     def _error(self, logit: Float[Tensor, " b"], target: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Of each lesion, in nats."""
