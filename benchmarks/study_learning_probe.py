@@ -209,7 +209,7 @@ def readings(name, method, views, notes, seen):
             right, step = seen["classify"].argmax(1) == views.step, views.step[views.counted]
             yield "coefficient", right[views.counted].sum(), step.numel(), step.bincount().max()
         case "implanted_lesions":
-            called, true = (seen["find"][:, 0] > 0) & views.counted, views.lesion & views.counted
+            called, true = (seen["find"].argmax(1) > 0) & views.counted, views.lesion & views.counted
             both, everything = (
                 called.sum() + true.sum(),
                 2 * true.sum() / (views.counted.sum() + true.sum()).clamp(min=1),

@@ -1,7 +1,7 @@
 """Draw the pictures of the pages: `python docs/make_images.py [simulated presets views labels rims]`.
 
 simulated.png: one patient with labels. presets.png: one subject of each preset. views_<pretext>.png: what each pretext shows its network,
-on a simulated patient at 2 mm. labels.png: one patient labelled in part, in four ways. rims.png: benchmarks/study_rims_shape.json.
+on a simulated patient at 2 mm. labels.png: one patient labelled in part, in four ways. rims.png: benchmarks/study_rims_shape.json and study_rims_longer.json.
 """
 
 from __future__ import annotations
@@ -117,8 +117,10 @@ def draw_labels() -> None:
 
 
 def draw_rims() -> None:
-    """What finds rims: PR-AUC of every classifier with its interval, and, as the mean of the folds, over the number of people whose grades are used."""
-    arms = read_json(HOME.parents[1] / "benchmarks" / "study_rims_shape.json")["arms"]
+    """What finds rims: PR-AUC of every classifier with its interval, after 300 steps and as a diamond after 1200, and, as the mean of the folds, over the number
+    of people whose grades are used."""
+    home = HOME.parents[1] / "benchmarks"
+    arms, longer = (read_json(home / f"study_rims_{name}.json")["arms"] for name in ("shape", "longer"))
     scores = {name: arm["scores"]["pr_auc"] for name, arm in arms.items()}
     figure = Figure(figsize=(9.6, 3.9), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
@@ -128,8 +130,10 @@ def draw_rims() -> None:
         _with_interval(
             left, scores[name], row, "#c8550a" if ours else "#0072b2" if name == FOREST else "#59636e", across=True
         )
+        if name in longer and name != FOREST:
+            left.plot([longer[name]["scores"]["pr_auc"]["value"]], [row], "D", mfc="white", mec="#59636e", ms=4.5)
     left.set_yticks(range(len(whole)), whole)
-    left.set_xlabel("PR-AUC, 88 simulated people, five folds")
+    left.set_xlabel("PR-AUC, 88 simulated people, five folds; ◇ after 1200 steps")
     for start, usual, colour, shift in (("no start", "no start", "#c8550a", 0.97), ("forest", FOREST, "#0072b2", 1.03)):
         names = {n: f"{start}, {n} people" for n in PEOPLE} | {EVERYONE: usual}
         points = {n: arms[name]["pr_auc_within_folds"] for n, name in names.items() if name in arms}
