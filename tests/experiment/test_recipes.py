@@ -25,7 +25,8 @@ STORE = Plan(modalities=("T1w", "T2w", "FLAIR"))
 @pytest.mark.parametrize("name", FILES)
 def test_what_we_hand_out_fits_together(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where people are real and not here, what is asked of them is left out."""
-    monkeypatch.setenv("OLIGOVOX_DATA", str(tmp_path))
+    for folder in ("OLIGOVOX_DATA", "OLIGOVOX_READY"):
+        monkeypatch.setenv(folder, str(tmp_path))
     if "finetune" in read_content(FILES[name]) and "counts" not in read_content(FILES[name]):
         check_stages(read_recipe(FILES[name]))
         return

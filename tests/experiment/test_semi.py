@@ -180,4 +180,4 @@ def test_a_strategy_is_compared_with_scratch_of_more_steps_as_a_pretext_is() -> 
     study = parse(Study, {"name": "s", "store": "/nowhere", "arms": arms}, "study")
     pairs = comparisons(study, study)
     assert [other for arm, other in pairs if arm == "semi"] == ["scratch", "matched", "longer"]
-    assert [other for arm, other in pairs if arm == "both"] == ["scratch", "semi", "matched"]
+    assert [other for arm, other in pairs if arm == "both"] == ["scratch", "semi", "matched", "longer"]
