@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -168,11 +168,18 @@ def check_numerics(study: Study, out: Path) -> None:
     if len(finished) == len(jobs):
         return
     for job in finished:
-        if (numerics := read_json(out / job.result).get("numerics", 1)) != NUMERICS:
+        if other := other_code(read_json(out / job.result)):
             raise SettingsError(
-                f"{out}: {job.folder} was computed by code that gave other results (numerics {numerics}, now {NUMERICS}); choose another --out, or go on "
-                "with the version of oligovox that began it"
+                f"{out}: {job.folder} was {other}; choose another --out, or go on with the version of oligovox that began it"
             )
+
+
+def other_code(result: Mapping[str, Any]) -> str | None:
+    """'computed by code that gave other results (numerics 1, now 2)', where a result was; else None."""
+    numerics = result.get("numerics", 1)
+    if numerics == NUMERICS:
+        return None
+    return f"computed by code that gave other results (numerics {numerics}, now {NUMERICS})"
 
 
 def _attempt(job: Job, study: Study, ground: Ground, out: Path, note: Callable[[str], None]) -> bool:

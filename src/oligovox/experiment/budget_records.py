@@ -26,7 +26,7 @@ from oligovox.engine.checkpoint import difference
 from oligovox.errors import SettingsError
 from oligovox.experiment.budget_freeze import Frozen, frozen_versions
 from oligovox.experiment.budget_ground import Ground, kept_apart
-from oligovox.experiment.budget_jobs import NUMERICS, Job, jobs_of
+from oligovox.experiment.budget_jobs import Job, jobs_of, other_code
 from oligovox.experiment.budget_plan import Study, parse_study, plain, write_study
 from oligovox.files import atomic_file, atomic_folder, read_json, write_json
 
@@ -132,11 +132,8 @@ def take_over(records: Records, study: Study, ground: Ground, out: Path) -> int:
     common = [job for job in jobs_of(study, study.runs) if job.arm in arms and job.result.as_posix() in records.results]
     missing = {job: records.results[job.result.as_posix()] for job in common if not (out / job.result).exists()}
     for job, result in missing.items():
-        if (numerics := result.get("numerics", 1)) != NUMERICS:
-            raise SettingsError(
-                f"--reuse: {job.folder} of the other study was computed by code that gave other results (numerics {numerics}, now {NUMERICS}); "
-                "leave --reuse out"
-            )
+        if other := other_code(result):
+            raise SettingsError(f"--reuse: {job.folder} of the other study was {other}; leave --reuse out")
         _check_people(job, result, study, ground)
     count = 0
     for job, result in missing.items():
